@@ -1,0 +1,40 @@
+package configs
+
+import (
+	"reflect"
+	"time"
+)
+
+// defaults is the config of an empty file; everything that has a default has it here.
+func defaults() *Config {
+	return &Config{
+		Log: Log{
+			Profile:     Kafka,
+			ClientID:    "weft",
+			Compression: LZ4,
+			Commit:      Commit{Bytes: 16 * MiB, Interval: time.Second},
+		},
+		Topics: Topics{
+			Replication:  -1,
+			Create:       true,
+			TopicOptions: TopicOptions{Partitions: 6, Dialect: JSONDialect, Cleanup: Delete},
+		},
+		Logging: Logging{Level: "info", Format: TextFormat},
+	}
+}
+
+// defaultOf gives the initial values of blocks that may be absent or may be there several times. A capture's topics have
+// none: what is not set there comes from the topics block.
+var defaultOf = map[reflect.Type]any{
+	reflect.TypeFor[Embedded](): Embedded{
+		Dir:       "data/log",
+		Listen:    "127.0.0.1:9092",
+		Retention: LogRetention{Age: 24 * time.Hour, Bytes: GiB},
+	},
+	reflect.TypeFor[TLS](): TLS{Enabled: true},
+	reflect.TypeFor[Capture](): Capture{
+		Snapshot: SnapshotNever,
+		OnGap:    StopOnGap,
+		Buffer:   Buffer{ReadAhead: 16 * MiB, Batch: MiB},
+	},
+}

@@ -1,0 +1,4 @@
+package configs
+
+// mask stands for a secret.
+const mask = "***"
