@@ -1,0 +1,71 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// Services are the servers that the tests share.
+type Services struct {
+	PostgresOldest, PostgresNewest *Postgres
+	Kafka                          *Kafka
+
+	libs, dir string
+}
+
+// Start starts all servers, side by side. On an error nothing is left running.
+func Start(ctx context.Context, b Binaries) (*Services, error) {
+	dir, err := os.MkdirTemp("", "weft-services-")
+	if err != nil {
+		return nil, err
+	}
+	s := &Services{libs: b.Kafka, dir: dir}
+	// A server's own user must be able to enter.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	var wg sync.WaitGroup
+	var errs [3]error
+	wg.Go(func() {
+		s.PostgresOldest, errs[0] = StartPostgres(ctx, b.PostgresOldest, filepath.Join(dir, "postgres-oldest"))
+	})
+	wg.Go(func() {
+		s.PostgresNewest, errs[1] = StartPostgres(ctx, b.PostgresNewest, filepath.Join(dir, "postgres-newest"))
+	})
+	wg.Go(func() {
+		s.Kafka, errs[2] = StartKafka(ctx, b.Kafka, filepath.Join(dir, "kafka"))
+	})
+	wg.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+// Env is how the tests find the servers: NAME=value.
+func (s *Services) Env() []string {
+	return []string{
+		"WEFT_TEST_POSTGRES_OLDEST=" + s.PostgresOldest.URL,
+		"WEFT_TEST_POSTGRES_NEWEST=" + s.PostgresNewest.URL,
+		"WEFT_TEST_KAFKA=" + s.Kafka.Address,
+		"WEFT_TEST_KAFKA_LIBS=" + s.libs,
+	}
+}
+
+// Stop ends all servers and removes their data.
+func (s *Services) Stop() error {
+	var wg sync.WaitGroup
+	for _, p := range []*Postgres{s.PostgresOldest, s.PostgresNewest} {
+		if p != nil {
+			wg.Go(p.Stop)
+		}
+	}
+	if s.Kafka != nil {
+		wg.Go(s.Kafka.Stop)
+	}
+	wg.Wait()
+	return os.RemoveAll(s.dir)
+}
