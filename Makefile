@@ -1,0 +1,54 @@
+# make help lists the targets. What they download or build goes to .cache and bin.
+
+export WEFT_CACHE ?= $(CURDIR)/.cache
+TOOLS    := $(WEFT_CACHE)/bin
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+KILLS    ?= 10
+FUZZTIME ?= 5s
+# The race detector needs a C compiler; without one the tests run without it.
+RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
+
+.DEFAULT_GOAL := help
+.PHONY: help build test check lint fuzz go-test kill-test install clean FORCE
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## build bin/weft
+	go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/weft ./cmd/weft
+
+test: install check lint fuzz ## install what the tests need, then run every check and test
+	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test
+
+install: $(TOOLS)/services $(TOOLS)/golangci-lint ## install what the tests need, without running them
+	integration/install-tools.sh
+	$(TOOLS)/services install
+
+check: ## gofmt and go vet
+	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "not formatted by gofmt:"; echo "$$files"; exit 1; }
+	go vet ./...
+	go -C integration vet ./...
+
+lint: $(TOOLS)/golangci-lint ## golangci-lint, with the rule on imports
+	$(TOOLS)/golangci-lint run ./...
+	cd integration && $(TOOLS)/golangci-lint run --config ../.golangci.yml ./...
+
+fuzz: ## run every fuzz target for FUZZTIME
+	integration/fuzz.sh $(FUZZTIME)
+
+# Expects the servers' addresses in the environment: see services run.
+go-test:
+	go test $(RACE) ./...
+	go -C integration test -count=1 -timeout 20m ./...
+
+kill-test: install ## kill the daemon KILLS times under load, on each kind of log and source
+	KILLS=$(KILLS) $(TOOLS)/services run -- go -C integration test -count=1 -timeout 24h -run '^TestKill' -v .
+
+clean: ## remove what was built and downloaded
+	rm -rf bin $(WEFT_CACHE)
+
+$(TOOLS)/services: FORCE
+	go -C integration build -o $@ ./cmd/services
+
+$(TOOLS)/golangci-lint: integration/tools/go.mod integration/tools/go.sum
+	go -C integration/tools build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

@@ -1,0 +1,116 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"weft/integration/services"
+)
+
+// TestImportRule proves that the rule on imports in .golangci.yml catches a wrong import, and lets a right one pass: it
+// runs on a module of the same shape, with one import a package.
+func TestImportRule(t *testing.T) {
+	root, err := services.RepoRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := services.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	linter := filepath.Join(cache, "bin", "golangci-lint")
+	if _, err := os.Stat(linter); err != nil {
+		need(t, "golangci-lint in the cache (make install builds it)")
+	}
+
+	imports := []struct {
+		file, imports string
+		wrong         bool
+	}{
+		{file: "sources/bad.go", imports: "weft/sink", wrong: true},
+		{file: "sources/bad_test.go", imports: "weft/sources/sourcetest", wrong: true},
+		{file: "sources/postgres/good.go", imports: "weft/sources"},
+		{file: "sources/postgres/own.go", imports: "weft/sources/postgres/pgoutput"},
+		{file: "sources/postgres/suite_test.go", imports: "weft/sources/sourcetest"},
+		{file: "sources/postgres/bad.go", imports: "weft/checkpoint", wrong: true},
+		{file: "sources/postgres/other.go", imports: "weft/sources/polling", wrong: true},
+		{file: "sources/postgres/suite.go", imports: "weft/sources/sourcetest", wrong: true},
+		{file: "sources/postgres/pgoutput/bad.go", imports: "weft/sink", wrong: true},
+		{file: "sources/postgres/bad_test.go", imports: "weft/sink", wrong: true},
+		{file: "sources/polling/good.go", imports: "weft/sources"},
+		{file: "sources/polling/bad.go", imports: "weft/sources/postgres", wrong: true},
+		{file: "sources/sourcetest/good.go", imports: "weft/sources"},
+		{file: "sources/sourcetest/bad.go", imports: "weft/sources/postgres", wrong: true},
+		{file: "sources/all/good.go", imports: "weft/sources/postgres"},
+		{file: "sources/all/bad.go", imports: "weft/configs", wrong: true},
+		{file: "checkpoint/good.go", imports: "weft/sources"},
+		{file: "checkpoint/bad.go", imports: "weft/sink", wrong: true},
+		{file: "checkpoint/store.go", imports: "weft/sources/postgres", wrong: true},
+		{file: "sink/good.go", imports: "weft/checkpoint"},
+		{file: "sink/own.go", imports: "weft/sink/embedded"},
+		{file: "sink/bad.go", imports: "weft/configs", wrong: true},
+		{file: "sink/embedded/bad.go", imports: "weft/configs", wrong: true},
+		{file: "configs/good.go", imports: "weft/sources/all"},
+		{file: "configs/bad.go", imports: "weft/sink", wrong: true},
+		{file: "cmd/weft/internal/pipeline/good.go", imports: "weft/sink"},
+		{file: "cmd/weft/internal/pipeline/bad.go", imports: "weft/sources/postgres", wrong: true},
+		{file: "cmd/weft/good.go", imports: "weft/cmd/weft/internal/pipeline"},
+		{file: "cmd/weft/all.go", imports: "weft/sources/all"},
+	}
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(file, text string) {
+		t.Helper()
+		path := filepath.Join(dir, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("go.mod", "module weft\n\ngo 1.26.0\n")
+	for _, i := range imports {
+		name := filepath.Base(filepath.Dir(i.file))
+		write(i.file, "package "+name+"\n\nimport _ \""+i.imports+"\"\n")
+	}
+	write("sources/postgres/pgoutput/pgoutput.go", "package pgoutput\n")
+	write("sources/sourcetest/sourcetest.go", "package sourcetest\n")
+
+	cmd := exec.Command(linter, "run", "--config", filepath.Join(root, ".golangci.yml"), "--enable-only", "depguard",
+		"--path-mode", "abs", "--allow-parallel-runners", "--max-issues-per-linter", "0", "--max-same-issues", "0", "--output.json.path", "stdout", "--show-stats=false", "./...")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("run golangci-lint: %v", err)
+	}
+	var report struct {
+		Issues []struct {
+			FromLinter, Text string
+			Pos              struct{ Filename string }
+		}
+	}
+	if err := json.NewDecoder(bytes.NewReader(out)).Decode(&report); err != nil {
+		t.Fatalf("golangci-lint's report: %v\n%s", err, out)
+	}
+	caught := map[string]string{}
+	for _, issue := range report.Issues {
+		file, err := filepath.Rel(dir, issue.Pos.Filename)
+		if err != nil {
+			t.Fatal(err)
+		}
+		caught[file] = issue.FromLinter + ": " + issue.Text
+	}
+	for _, i := range imports {
+		if text, ok := caught[i.file]; ok != i.wrong {
+			t.Errorf("%s imports %s: caught %v (%s), want %v", i.file, i.imports, ok, text, i.wrong)
+		}
+	}
+}
