@@ -1,0 +1,182 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// ErrTrimmed says that a partition no longer holds the offset to scan from.
+var ErrTrimmed = errors.New("the log no longer holds that offset")
+
+// Load returns the newest committed checkpoint of every capture, by name. A topic that does not exist holds none.
+//
+// The end is the partition's high watermark at the time of the call, not its last stable offset: another capture's open
+// transaction holds the last stable offset back, and a checkpoint that was committed above it would be missed.
+func Load(ctx context.Context, cl *kgo.Client) (map[string]Checkpoint, error) {
+	found := make(map[string]Checkpoint)
+	end, err := highWatermark(ctx, cl, Topic, 0)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return found, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load checkpoints: %w", err)
+	}
+	start, err := logStart(ctx, cl, Topic, 0)
+	if err != nil {
+		return nil, fmt.Errorf("load checkpoints: %w", err)
+	}
+	err = Scan(ctx, cl, Topic, 0, start, end, func(r *kgo.Record) error {
+		if r.Value == nil {
+			delete(found, string(r.Key))
+			return nil
+		}
+		c, err := Decode(r.Value)
+		if err != nil {
+			return fmt.Errorf("%s offset %d: %w", Topic, r.Offset, err)
+		}
+		found[c.Capture] = c
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load checkpoints: %w", err)
+	}
+	return found, nil
+}
+
+// Scan calls fn for the committed records of a partition from offset from (inclusive) to offset to (exclusive), in
+// order, and returns when the position has reached to: it waits for transactions that are open below it. It returns
+// ErrTrimmed when from is below the partition's start. A record and its bytes stay valid after fn returns.
+//
+// It fetches by itself instead of by a consumer, since a consumer tells its position only by the records that it
+// returns, and the last offsets of a partition may hold none (markers, aborted records, compacted batches).
+func Scan(ctx context.Context, cl *kgo.Client, topic string, partition int32, from, to int64, fn func(*kgo.Record) error) error {
+	opts := kgo.ProcessFetchPartitionOpts{
+		Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: topic, Partition: partition,
+	}
+	decompressor := kgo.DefaultDecompressor()
+	var leader *kgo.Broker
+	var id [16]byte
+	for opts.Offset < to {
+		if leader == nil {
+			var err error
+			if leader, id, err = findLeader(ctx, cl, topic, partition); err != nil {
+				return fmt.Errorf("scan %s[%d]: %w", topic, partition, err)
+			}
+		}
+		got, err := fetch(ctx, leader, id, topic, partition, opts.Offset)
+		if err != nil {
+			return fmt.Errorf("scan %s[%d] at offset %d: %w", topic, partition, opts.Offset, err)
+		}
+		switch err := kerr.ErrorForCode(got.ErrorCode); {
+		case errors.Is(err, kerr.OffsetOutOfRange):
+			return fmt.Errorf("scan %s[%d] at offset %d, log starts at %d: %w", topic, partition, opts.Offset, got.LogStartOffset, ErrTrimmed)
+		case kerr.IsRetriable(err):
+			leader = nil
+			if err := sleep(ctx, 100*time.Millisecond); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return fmt.Errorf("scan %s[%d] at offset %d: %w", topic, partition, opts.Offset, err)
+		}
+		records, next := kgo.ProcessFetchPartition(opts, got, decompressor, nil)
+		if records.Err != nil {
+			return fmt.Errorf("scan %s[%d] at offset %d: %w", topic, partition, opts.Offset, records.Err)
+		}
+		for _, r := range records.Records {
+			if r.Offset >= to {
+				return nil
+			}
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		opts.Offset = next
+	}
+	return nil
+}
+
+// fetch asks for records from offset on, waiting up to half a second for some.
+func fetch(ctx context.Context, leader *kgo.Broker, id [16]byte, topic string, partition int32, offset int64) (*kmsg.FetchResponseTopicPartition, error) {
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.Partition, p.FetchOffset, p.CurrentLeaderEpoch = partition, offset, -1
+	p.PartitionMaxBytes = 4 << 20
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic, t.TopicID = topic, id
+	t.Partitions = append(t.Partitions, p)
+	req := kmsg.NewPtrFetchRequest()
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 500, 1, 8<<20
+	req.IsolationLevel = 1 // read_committed
+	req.SessionEpoch = -1  // no fetch session
+	req.Topics = append(req.Topics, t)
+	resp, err := leader.RetriableRequest(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	got := resp.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(got.ErrorCode); err != nil {
+		return nil, err
+	}
+	if len(got.Topics) != 1 || len(got.Topics[0].Partitions) != 1 {
+		return nil, errors.New("the broker's fetch response lacks the partition asked for")
+	}
+	return &got.Topics[0].Partitions[0], nil
+}
+
+func findLeader(ctx context.Context, cl *kgo.Client, topic string, partition int32) (*kgo.Broker, [16]byte, error) {
+	meta, err := kadm.NewClient(cl).Metadata(ctx, topic)
+	if err != nil {
+		return nil, [16]byte{}, err
+	}
+	t := meta.Topics[topic]
+	if t.Err != nil {
+		return nil, [16]byte{}, t.Err
+	}
+	p, ok := t.Partitions[partition]
+	if !ok {
+		return nil, [16]byte{}, kerr.UnknownTopicOrPartition
+	}
+	if p.Err != nil {
+		return nil, [16]byte{}, p.Err
+	}
+	return cl.Broker(int(p.Leader)), t.ID, nil
+}
+
+func highWatermark(ctx context.Context, cl *kgo.Client, topic string, partition int32) (int64, error) {
+	listed, err := kadm.NewClient(cl).ListEndOffsets(ctx, topic)
+	return offsetOf(listed, err, topic, partition)
+}
+
+func logStart(ctx context.Context, cl *kgo.Client, topic string, partition int32) (int64, error) {
+	listed, err := kadm.NewClient(cl).ListStartOffsets(ctx, topic)
+	return offsetOf(listed, err, topic, partition)
+}
+
+func offsetOf(listed kadm.ListedOffsets, err error, topic string, partition int32) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	o, ok := listed.Lookup(topic, partition)
+	if !ok {
+		return 0, kerr.UnknownTopicOrPartition
+	}
+	return o.Offset, o.Err
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
