@@ -247,7 +247,7 @@ func (p *progress) addAll(events []event) error {
 
 // quiet verifies that no further change comes.
 func (s *session) quiet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()
 	for n := len(s.events); ; {
 		_, err := s.next(ctx)
