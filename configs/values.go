@@ -1,7 +1,7 @@
 package configs
 
 import (
-	"fmt"
+	"errors"
 	"math"
 	"strconv"
 	"strings"
@@ -87,7 +87,13 @@ type Snapshot string
 // SnapshotNever captures changes only.
 const SnapshotNever Snapshot = "never"
 
-func (Snapshot) values() []string { return []string{"never"} }
+// UnmarshalText reads the text form.
+func (s *Snapshot) UnmarshalText(text []byte) error {
+	if *s = Snapshot(text); *s != SnapshotNever {
+		return errors.New("expected never, since this version reads no rows from before the capture began")
+	}
+	return nil
+}
 
 // OnGap says what to do when the datastore no longer has every change since the checkpoint.
 type OnGap string
@@ -138,7 +144,7 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseUint(number, 10, 63)
 	if err != nil || n > uint64(math.MaxInt64/size) {
-		return fmt.Errorf("expected a size such as 16MiB, 1GB or 4096")
+		return errors.New("expected a size such as 16MiB, 1GB or 4096")
 	}
 	*b = Bytes(n) * size
 	return nil

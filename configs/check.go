@@ -1,0 +1,279 @@
+package configs
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	captureName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,49}$`)
+	topicPart   = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
+)
+
+// maxMemory bounds each setting that is an amount of memory; more is taken for a typing error.
+const maxMemory = GiB
+
+// check reports what is wrong between fields and in values, beyond their types. It only looks at fields that were read
+// without an error, so that one mistake is reported once.
+func (d *decoder) check(c *Config) {
+	d.require("", "log", "topics", "captures")
+	if d.set("log") {
+		d.checkLog(&c.Log)
+	}
+	d.checkTopics("topics", &c.Topics)
+	if d.set("captures") && len(c.Captures) == 0 && d.clean("captures") {
+		d.fail("captures", d.at["captures"], "the list is empty; add a capture with name, source and tables")
+	}
+	for i := range c.Captures {
+		path := fmt.Sprintf("captures[%d]", i)
+		inherit(d, path+".topics", &c.Captures[i].Topics, c.Topics.TopicOptions)
+		d.checkCapture(path, &c.Captures[i], c.Log.Profile)
+	}
+	d.checkOverlaps(c.Captures)
+	if c.Log.Profile == WarpStream {
+		d.refuseRetentionBytes("topics", c.Topics.Settings)
+	}
+}
+
+// set tells whether the file has the field.
+func (d *decoder) set(path string) bool { _, ok := d.at[path]; return ok }
+
+// clean tells whether the field and all below it are without an error so far.
+func (d *decoder) clean(path string) bool {
+	for _, err := range d.errs {
+		if rest, below := strings.CutPrefix(err.Path, path); below && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return false
+		}
+	}
+	return true
+}
+
+// good tells whether the file has the field, without an error.
+func (d *decoder) good(path string) bool { return d.set(path) && d.clean(path) }
+
+// wrong reports a mistake at the field's value.
+func (d *decoder) wrong(path, format string, args ...any) { d.fail(path, d.at[path], format, args...) }
+
+// require reports the fields that a block lacks, at the block's start. It says nothing about a block that is absent, or
+// that is not a block.
+func (d *decoder) require(path string, names ...string) {
+	if !d.set(path) || slices.ContainsFunc(d.errs, func(e *Error) bool {
+		return e.Path == path && position{e.Line, e.Column} == d.at[path]
+	}) {
+		return
+	}
+	block := "the block that starts here"
+	if path == "" {
+		block = "the file"
+	}
+	for _, name := range names {
+		if !d.set(join(path, name)) {
+			d.fail(path, d.at[path], "%s lacks the required field %q", block, name)
+		}
+	}
+}
+
+// notEmpty reports text fields that are there with nothing in them.
+func (d *decoder) notEmpty(path string, fields map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if p := join(path, name); d.good(p) && strings.TrimSpace(fields[name]) == "" {
+			d.wrong(p, "the value is empty; write one, or remove the line")
+		}
+	}
+}
+
+// memory reports a size that is not in 1B to maxMemory.
+func (d *decoder) memory(path string, size Bytes) {
+	if d.good(path) && (size <= 0 || size > maxMemory) {
+		d.wrong(path, "must be above 0 and at most %s", maxMemory)
+	}
+}
+
+func (d *decoder) checkTopics(path string, t *Topics) {
+	d.require(path, "prefix")
+	if p := join(path, "prefix"); d.good(p) {
+		switch {
+		case !topicPart.MatchString(t.Prefix):
+			d.wrong(p, "must be letters, digits, '.', '_' and '-', as Kafka's topic names are")
+		case len(t.Prefix) > 100:
+			d.wrong(p, "must have at most 100 characters, since a topic's name has at most 249")
+		case strings.HasPrefix(t.Prefix, "__"):
+			d.wrong(p, "must not begin with __, which marks Kafka's and Weft's own topics")
+		}
+	}
+	if p := join(path, "replication"); d.good(p) && (t.Replication != -1 && t.Replication < 1 || t.Replication > 32767) {
+		d.wrong(p, "must be at least 1, or -1 for the brokers' default")
+	}
+	d.checkTopicOptions(path, &t.TopicOptions)
+}
+
+// ownSettings are topic settings that have a field of their own.
+var ownSettings = map[string]string{"cleanup.policy": "cleanup", "retention.ms": "retention"}
+
+func (d *decoder) checkTopicOptions(path string, o *TopicOptions) {
+	if p := join(path, "partitions"); d.good(p) && (o.Partitions < 1 || o.Partitions > 100_000) {
+		d.wrong(p, "must be at least 1 and at most 100000")
+	}
+	if p := join(path, "retention"); d.good(p) {
+		switch {
+		case o.Retention < time.Millisecond:
+			d.wrong(p, "must be at least 1ms; leave the field out for the brokers' default")
+		case o.Cleanup == Compact:
+			d.wrong(p, "a compacted topic keeps the last record of each key for ever; remove retention, or write cleanup: delete")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Settings)) {
+		p := fmt.Sprintf("%s.settings[%s]", path, quote(name))
+		if own, ok := ownSettings[name]; ok && d.good(p) {
+			d.wrong(p, "this setting has a field of its own; write %s: instead, beside settings", own)
+		}
+	}
+}
+
+// refuseRetentionBytes reports a setting that WarpStream accepts and ignores
+// (https://docs.warpstream.com/warpstream/reference/protocol-and-feature-support).
+func (d *decoder) refuseRetentionBytes(path string, s Settings) {
+	const name = "retention.bytes"
+	if p := fmt.Sprintf("%s.settings[%q]", path, name); d.good(p) && s[name] != "" {
+		d.wrong(p, "WarpStream has no retention by bytes; use retention")
+	}
+}
+
+// inherit fills what a capture's topics do not set from the topics block. Settings are merged by name.
+func inherit(d *decoder, path string, own *TopicOptions, from TopicOptions) {
+	if !d.set(path + ".partitions") {
+		own.Partitions = from.Partitions
+	}
+	if !d.set(path + ".dialect") {
+		own.Dialect = from.Dialect
+	}
+	if !d.set(path + ".cleanup") {
+		own.Cleanup = from.Cleanup
+	}
+	if !d.set(path+".retention") && own.Cleanup != Compact {
+		own.Retention = from.Retention
+	}
+	settings := maps.Clone(from.Settings)
+	if settings == nil {
+		settings = own.Settings
+	}
+	maps.Copy(settings, own.Settings)
+	own.Settings = settings
+}
+
+func (d *decoder) checkCapture(path string, c *Capture, profile Profile) {
+	d.require(path, "name", "source", "tables")
+	if p := join(path, "name"); d.good(p) && !captureName.MatchString(c.Name) {
+		d.wrong(p, "must be 1 to 50 of a-z, 0-9, '_' and '-', and begin with a letter or digit")
+	}
+	if p := join(path, "tables"); d.good(p) {
+		if len(c.Tables) == 0 {
+			d.wrong(p, "the list is empty; name tables, such as [public.orders, \"public.invoice_*\"]")
+		}
+		d.checkTables(p, c.Tables)
+	}
+	d.checkKeys(path, c)
+	d.checkTopicOptions(path+".topics", &c.Topics)
+	if profile == WarpStream {
+		d.refuseRetentionBytes(path+".topics", c.Topics.Settings)
+	}
+	d.memory(path+".buffer.read_ahead", c.Buffer.ReadAhead)
+	d.memory(path+".buffer.batch", c.Buffer.Batch)
+	if p := path + ".buffer"; d.good(p) && c.Buffer.Batch > c.Buffer.ReadAhead {
+		d.wrong(p, "batch (%s) must not exceed read_ahead (%s)", c.Buffer.Batch, c.Buffer.ReadAhead)
+	}
+}
+
+// checkTables reports names that are no table's and names that are there twice.
+func (d *decoder) checkTables(path string, tables []string) {
+	first := map[string]int{}
+	for i, table := range tables {
+		p := fmt.Sprintf("%s[%d]", path, i)
+		if slices.Contains(strings.Split(table, "."), "") {
+			d.wrong(p, "must be SCHEMA.TABLE, or NAME where the database has no schemas")
+		}
+		if earlier, seen := first[table]; seen {
+			d.wrong(p, "the table is listed twice, first on line %d; keep one", d.at[fmt.Sprintf("%s[%d]", path, earlier)].line)
+			continue
+		}
+		first[table] = i
+	}
+}
+
+func (d *decoder) checkKeys(path string, c *Capture) {
+	for _, table := range slices.Sorted(maps.Keys(c.Keys)) {
+		p, columns := fmt.Sprintf("%s.keys[%s]", path, quote(table)), c.Keys[table]
+		if !d.good(p) {
+			continue
+		}
+		sorted := slices.Sorted(slices.Values(columns))
+		switch {
+		case strings.ContainsAny(table, "*?"):
+			d.wrong(p, "a key belongs to one table; write its name without * and ?")
+		case len(columns) == 0 || slices.Contains(columns, ""):
+			d.wrong(p, "name at least one column, and no empty one, such as [id]")
+		case len(slices.Compact(sorted)) < len(columns):
+			d.wrong(p, "a column is listed twice; keep one")
+		case d.good(path+".tables") && !slices.ContainsFunc(c.Tables, func(pattern string) bool { return matches(pattern, table) }):
+			d.wrong(p, "the table is not among the capture's tables; add it to tables, or remove the key")
+		}
+	}
+}
+
+// matches tells whether * and ? of a table pattern, which match within a part of the name, give the table.
+func matches(pattern, table string) bool {
+	expression := regexp.QuoteMeta(pattern)
+	expression = strings.NewReplacer(`\*`, `[^.]*`, `\?`, `[^.]`).Replace(expression)
+	matched, err := regexp.MatchString("^"+expression+"$", table)
+	return err == nil && matched
+}
+
+// checkOverlaps reports captures that have the same name, and tables that two captures would write to the same topic. Two
+// patterns may still meet in a table that only the database knows.
+func (d *decoder) checkOverlaps(captures []Capture) {
+	names, tables := map[string]string{}, map[string]string{}
+	for i := range captures {
+		p := fmt.Sprintf("captures[%d].name", i)
+		if d.good(p) {
+			if first, seen := names[captures[i].Name]; seen {
+				d.wrong(p, "the name is already that of the capture on line %d; a capture's checkpoint is kept under its name, so each needs its own",
+					d.at[first].line)
+			} else {
+				names[captures[i].Name] = p
+			}
+		}
+		mine := map[string]string{}
+		for j, table := range captures[i].Tables {
+			p := fmt.Sprintf("captures[%d].tables[%d]", i, j)
+			if !d.good(p) || strings.ContainsAny(table, "*?") {
+				continue
+			}
+			if first, seen := tables[table]; seen {
+				d.wrong(p, "the capture of line %d already writes a table of this name to the same topic; "+
+					"leave the table to one capture, or run a second daemon with another topics.prefix", d.at[first].line)
+				continue
+			}
+			mine[table] = p
+		}
+		maps.Copy(tables, mine)
+	}
+}
+
+// hostPort splits HOST:PORT and reads the port.
+func hostPort(address string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	port, err = strconv.Atoi(text)
+	if err == nil && (port < 0 || port > 65535 || strings.HasPrefix(text, "+")) {
+		err = strconv.ErrRange
+	}
+	return host, port, err
+}
