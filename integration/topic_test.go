@@ -1,0 +1,130 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// record is a record as any Kafka client sees it.
+type record struct {
+	topic      string
+	partition  int32
+	offset     int64
+	key, value []byte
+	headers    map[string]string
+}
+
+func (r record) String() string {
+	return fmt.Sprintf("%s/%d@%d key %s seq %s", r.topic, r.partition, r.offset, r.key, r.headers["weft-seq"])
+}
+
+// readTopics reads all topics whose names begin with prefix and a dot, with isolation read_committed, from their start to
+// the end that they have now. Records come partition by partition, in order of offset.
+func readTopics(ctx context.Context, broker, prefix string) ([]record, error) {
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(broker),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		// The marker of an aborted transaction may be a partition's last record: seen, it tells that the end is reached.
+		kgo.KeepControlRecords(),
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopics(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := slices.DeleteFunc(topics.Names(), func(name string) bool { return !strings.HasPrefix(name, prefix+".") })
+	if len(names) == 0 {
+		return nil, nil
+	}
+	ends, err := admin.ListEndOffsets(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	if err := ends.Error(); err != nil {
+		return nil, err
+	}
+	from := map[string]map[int32]kgo.Offset{}
+	left := 0
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset == 0 {
+			return
+		}
+		if from[o.Topic] == nil {
+			from[o.Topic] = map[int32]kgo.Offset{}
+		}
+		from[o.Topic][o.Partition] = kgo.NewOffset().AtStart()
+		left++
+	})
+	client.AddConsumePartitions(from)
+	var records []record
+	for left > 0 {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			return nil, err
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			end, _ := ends.Lookup(r.Topic, r.Partition)
+			if r.Offset >= end.Offset {
+				return
+			}
+			if r.Offset == end.Offset-1 {
+				left--
+			}
+			if r.Attrs.IsControl() {
+				return
+			}
+			headers := map[string]string{}
+			for _, h := range r.Headers {
+				headers[h.Key] = string(h.Value)
+			}
+			records = append(records, record{r.Topic, r.Partition, r.Offset, r.Key, r.Value, headers})
+		})
+	}
+	slices.SortFunc(records, func(a, b record) int {
+		return strings.Compare(place(a), place(b))
+	})
+	return records, nil
+}
+
+func place(r record) string { return fmt.Sprintf("%s/%06d/%019d", r.topic, r.partition, r.offset) }
+
+// envelope is what the tests read of a record's value.
+type envelope struct {
+	Op            string
+	Before, After row
+	Source        struct {
+		Seq         string
+		Unavailable []string
+	}
+}
+
+// row is a table's row by column, with numbers kept as they were written.
+type row map[string]any
+
+// decode reads JSON without rounding numbers.
+func decode(text []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	return d.Decode(into)
+}
+
+// canonical is JSON with the members of objects sorted, so that equal keys are equal texts.
+func canonical(text []byte) (string, error) {
+	var v any
+	if err := decode(text, &v); err != nil {
+		return "", err
+	}
+	b, err := json.Marshal(v)
+	return string(b), err
+}
