@@ -16,23 +16,9 @@ import (
 var ErrTrimmed = errors.New("the log no longer holds that offset")
 
 // Load returns the newest committed checkpoint of every capture, by name. A topic that does not exist holds none.
-//
-// The end is the partition's high watermark at the time of the call, not its last stable offset: another capture's open
-// transaction holds the last stable offset back, and a checkpoint that was committed above it would be missed.
 func Load(ctx context.Context, cl *kgo.Client) (map[string]Checkpoint, error) {
 	found := make(map[string]Checkpoint)
-	end, err := highWatermark(ctx, cl, Topic, 0)
-	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return found, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("load checkpoints: %w", err)
-	}
-	start, err := logStart(ctx, cl, Topic, 0)
-	if err != nil {
-		return nil, fmt.Errorf("load checkpoints: %w", err)
-	}
-	err = Scan(ctx, cl, Topic, 0, start, end, func(r *kgo.Record) error {
+	err := ScanAll(ctx, cl, Topic, func(r *kgo.Record) error {
 		if r.Value == nil {
 			delete(found, string(r.Key))
 			return nil
@@ -44,10 +30,55 @@ func Load(ctx context.Context, cl *kgo.Client) (map[string]Checkpoint, error) {
 		found[c.Capture] = c
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return nil, fmt.Errorf("load checkpoints: %w", err)
 	}
 	return found, nil
+}
+
+// ScanAll calls fn for the committed records of a topic, partition by partition, each up to its end at the time of the call.
+//
+// The end is the partition's high watermark, not its last stable offset: another writer's open transaction holds the last
+// stable offset back, and what was committed above it would be missed.
+func ScanAll(ctx context.Context, cl *kgo.Client, topic string, fn func(*kgo.Record) error) error {
+	starts, ends, err := Bounds(ctx, cl, topic)
+	if err != nil {
+		return err
+	}
+	for p, end := range ends {
+		if err := Scan(ctx, cl, topic, int32(p), starts[p], end, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Bounds returns the first offset and the high watermark of each partition of a topic.
+func Bounds(ctx context.Context, cl *kgo.Client, topic string) (starts, ends []int64, err error) {
+	adm := kadm.NewClient(cl)
+	listedStarts, err := adm.ListStartOffsets(ctx, topic)
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the start of topic %q: %w", topic, err)
+	}
+	listedEnds, err := adm.ListEndOffsets(ctx, topic)
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the end of topic %q: %w", topic, err)
+	}
+	if err := errors.Join(listedStarts.Error(), listedEnds.Error()); err != nil {
+		return nil, nil, fmt.Errorf("find the ends of topic %q: %w", topic, err)
+	}
+	for p := int32(0); ; p++ {
+		start, ok := listedStarts.Lookup(topic, p)
+		end, ok2 := listedEnds.Lookup(topic, p)
+		if !ok || !ok2 {
+			break
+		}
+		starts, ends = append(starts, start.Offset), append(ends, end.Offset)
+	}
+	if len(ends) == 0 {
+		return nil, nil, fmt.Errorf("topic %q: %w", topic, kerr.UnknownTopicOrPartition)
+	}
+	return starts, ends, nil
 }
 
 // Scan calls fn for the committed records of a partition from offset from (inclusive) to offset to (exclusive), in
@@ -147,27 +178,6 @@ func findLeader(ctx context.Context, cl *kgo.Client, topic string, partition int
 		return nil, [16]byte{}, p.Err
 	}
 	return cl.Broker(int(p.Leader)), t.ID, nil
-}
-
-func highWatermark(ctx context.Context, cl *kgo.Client, topic string, partition int32) (int64, error) {
-	listed, err := kadm.NewClient(cl).ListEndOffsets(ctx, topic)
-	return offsetOf(listed, err, topic, partition)
-}
-
-func logStart(ctx context.Context, cl *kgo.Client, topic string, partition int32) (int64, error) {
-	listed, err := kadm.NewClient(cl).ListStartOffsets(ctx, topic)
-	return offsetOf(listed, err, topic, partition)
-}
-
-func offsetOf(listed kadm.ListedOffsets, err error, topic string, partition int32) (int64, error) {
-	if err != nil {
-		return 0, err
-	}
-	o, ok := listed.Lookup(topic, partition)
-	if !ok {
-		return 0, kerr.UnknownTopicOrPartition
-	}
-	return o.Offset, o.Err
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -113,22 +113,22 @@ type Type struct {
 type Kind uint8
 
 const (
-	String    Kind = iota // UTF-8 text; also every type that has no Kind of its own
-	Bool                  // t or f
-	Int                   // decimal integer, any sign, up to 64 bits
-	Float                 // shortest exact decimal, such as 1e+20; NaN, Infinity, -Infinity
-	Decimal               // decimal digits with an optional point and no exponent; NaN, Infinity, -Infinity
-	Bytes                 // the raw bytes
-	Bits                  // a string of 0 and 1
-	Date                  // 2026-02-28, 0044-03-15 BC, 5874897-12-31, infinity, -infinity
-	Time                  // 23:59:59.123456, up to 24:00:00
-	TimeTZ                // 12:34:56.123456+02, +05:30, +01:02:03
-	Timestamp             // 2026-02-28 23:59:59.123456, with BC and infinity as for Date
-	TimestampTZ           // as Timestamp, then the offset: +00
-	Interval              // 1 year 2 mons 3 days 04:05:06.789, -1 mons +2 days -00:00:01
-	UUID                  // a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11
-	JSON                  // one JSON text, exactly as stored
-	Point                 // (1.5,2.5)
-	Map                   // hstore: "k1"=>"v1", "k2"=>NULL
-	Array                 // array literal: {1,NULL,"a,b",{..}}, elements in the form of Elem with Bytes as \xhex
+	String      Kind = iota // UTF-8 text; also every type that has no Kind of its own
+	Bool                    // t or f
+	Int                     // decimal integer, any sign, up to 64 bits
+	Float                   // shortest exact decimal, such as 1e+20; NaN, Infinity, -Infinity
+	Decimal                 // decimal digits with an optional point and no exponent; NaN, Infinity, -Infinity
+	Bytes                   // the raw bytes
+	Bits                    // a string of 0 and 1
+	Date                    // 2026-02-28, 0044-03-15 BC, 5874897-12-31, infinity, -infinity
+	Time                    // 23:59:59.123456, up to 24:00:00
+	TimeTZ                  // 12:34:56.123456+02, +05:30, +01:02:03
+	Timestamp               // 2026-02-28 23:59:59.123456, with BC and infinity as for Date
+	TimestampTZ             // as Timestamp, then the offset: +00
+	Interval                // 1 year 2 mons 3 days 04:05:06.789, -1 mons +2 days -00:00:01
+	UUID                    // a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11
+	JSON                    // one JSON text, exactly as stored
+	Point                   // (1.5,2.5)
+	Map                     // hstore: "k1"=>"v1", "k2"=>NULL
+	Array                   // array literal: {1,NULL,"a,b",{..}}, elements in the form of Elem with Bytes as \xhex
 )

@@ -83,3 +83,11 @@ type Batch struct {
 	// Urgent says that the datastore waits for Durable, as a PostgreSQL server does that shuts down: commit at once.
 	Urgent bool
 }
+
+// Poller is optional for a Config: its sources look at the datastore's present state instead of reading a log of changes.
+// A look after a restart may find newer rows than the one before it did, so that Change.Order is not reproducible, and
+// what the log already holds is told by the row.
+type Poller interface {
+	// Polls does nothing; having it says it.
+	Polls()
+}

@@ -50,12 +50,20 @@ func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 			return err
 		}
 	}
-	src, err := c.openSource(ctx, w)
-	if err != nil {
-		return stopped(ctx, err)
+	for {
+		src, err := c.openSource(ctx, w)
+		if err != nil {
+			return stopped(ctx, err)
+		}
+		err = errors.Join(c.loop(ctx, src, w, progress), src.Close())
+		var gap *sources.GapError
+		if !errors.As(err, &gap) {
+			return err
+		}
+		if err := c.overGap(ctx, w, gap); err != nil {
+			return err
+		}
 	}
-	err = c.loop(ctx, src, w, progress)
-	return errors.Join(err, src.Close())
 }
 
 // openSource opens the source at the checkpoint; over a gap, if the capture is to go on, at its far side.
@@ -114,12 +122,18 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 				return commit(context.WithoutCancel(ctx), false)
 			}
 			return nil
-		case errors.Is(err, context.DeadlineExceeded):
+		case errors.Is(err, context.DeadlineExceeded) && overdue(w):
 			if err := commit(ctx, false); err != nil {
 				return err
 			}
 			continue
 		case err != nil:
+			var gap *sources.GapError
+			if pending, _ := w.Pending(); pending > 0 && errors.As(err, &gap) { // what came before it is good
+				if err := commit(ctx, false); err != nil {
+					return err
+				}
+			}
 			return fmt.Errorf("read source: %w", err)
 		}
 		// A snapshot's chunk goes here, between two batches of the stream.
@@ -154,9 +168,15 @@ func (c *Capture) next(ctx context.Context, src sources.Source, w *sink.Writer) 
 func (c *Capture) due(b sources.Batch, w *sink.Writer, whole int) bool {
 	pending, since := w.Pending()
 	if b.Partial {
-		return pending-whole >= c.CommitBytes || pending > 0 && time.Since(since) >= openPartial
+		return pending-whole >= c.CommitBytes || overdue(w)
 	}
 	return !b.More || b.Urgent || pending >= c.CommitBytes || pending > 0 && time.Since(since) >= c.CommitInterval
+}
+
+// overdue tells whether an unfinished source transaction has held the commit back for long enough.
+func overdue(w *sink.Writer) bool {
+	pending, since := w.Pending()
+	return pending > 0 && time.Since(since) >= openPartial
 }
 
 // stopped drops an error that is but the stop itself.

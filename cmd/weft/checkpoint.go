@@ -1,0 +1,118 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"weft/checkpoint"
+	"weft/configs"
+	"weft/sink"
+	"weft/sink/embedded"
+	"weft/sources"
+)
+
+func checkpointCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "checkpoint", Short: "Show or set where a capture resumes"}
+	cmd.AddCommand(checkpointGetCommand(a), checkpointSetCommand(a))
+	return cmd
+}
+
+func checkpointGetCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "get CAPTURE",
+		Short: "Print a capture's checkpoint as JSON; exit code 1 if it has none",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			c, err := a.config()
+			if err != nil {
+				return err
+			}
+			cl, closeLog, err := a.reader(c)
+			if err != nil {
+				return err
+			}
+			defer closing(closeLog, &err)
+			all, err := checkpoint.Load(cmd.Context(), cl)
+			if err != nil {
+				return failed(err)
+			}
+			cp, ok := all[args[0]]
+			if !ok {
+				return &exitError{exitNotSo, fmt.Errorf("capture %q has no checkpoint in the log", args[0])}
+			}
+			enc := json.NewEncoder(a.stdout)
+			enc.SetIndent("", "  ")
+			return failed(enc.Encode(cp))
+		},
+	}
+}
+
+func checkpointSetCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "set CAPTURE POSITION",
+		Short: "Set where a capture resumes; POSITION is the JSON that get shows, or null for anew",
+		Long: `Set where a capture resumes. POSITION is the JSON that "checkpoint get" shows as position, or null for anew.
+
+The capture goes on in a new epoch, and the log's topic PREFIX.__gaps gets a record of it: changes that are passed over
+are lost to consumers, and changes from before are delivered again with higher sequences. A daemon that runs the capture
+on brokers is interrupted and resumes at the new position; with the embedded log the daemon must be stopped first.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			c, err := a.config()
+			if err != nil {
+				return err
+			}
+			cc, err := findCapture(c, args[0])
+			if err != nil {
+				return err
+			}
+			var position sources.Position
+			if args[1] != "null" {
+				if !json.Valid([]byte(args[1])) {
+					return &exitError{exitUsage, fmt.Errorf("position %q is not JSON; take the form that `weft checkpoint get %s` prints", args[1], args[0])}
+				}
+				position = sources.Position(args[1])
+			}
+			log, closeLog, err := openLog(c.Log, false, a.logger(c.Logging))
+			var inUse *embedded.ErrInUse
+			if errors.As(err, &inUse) {
+				return failed(fmt.Errorf("process %d has the embedded log open; stop it first", inUse.PID))
+			}
+			if err != nil {
+				return failed(err)
+			}
+			defer closing(closeLog, &err)
+			w, err := sink.Open(cmd.Context(), writerOptions(c, *cc, log))
+			if err != nil {
+				return failed(err)
+			}
+			defer closing(w.Close, &err)
+			was := w.Checkpoint()
+			err = w.NextEpoch(cmd.Context(), &sources.GapError{Reason: "checkpoint set by hand", Resume: position})
+			if err != nil {
+				return failed(err)
+			}
+			fmt.Fprintf(a.stdout, "capture %s: epoch %d at %s -> epoch %d at %s\n", cc.Name, was.Epoch, orNull(was.Position), w.Checkpoint().Epoch, orNull(position))
+			return nil
+		},
+	}
+}
+
+func orNull(p sources.Position) string {
+	if p == nil {
+		return "null"
+	}
+	return string(p)
+}
+
+func findCapture(c *configs.Config, name string) (*configs.Capture, error) {
+	for i := range c.Captures {
+		if c.Captures[i].Name == name {
+			return &c.Captures[i], nil
+		}
+	}
+	return nil, &exitError{exitUsage, fmt.Errorf("the config file has no capture %q", name)}
+}

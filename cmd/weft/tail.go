@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weft/checkpoint"
+)
+
+func tailCommand(a *app) *cobra.Command {
+	var from string
+	var exitAtEnd bool
+	cmd := &cobra.Command{
+		Use:   "tail TOPIC",
+		Short: "Print a topic's committed records, one JSON a line, as they come",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if from != "start" && from != "end" {
+				return &exitError{exitUsage, fmt.Errorf("--from %q: must be start or end", from)}
+			}
+			if from == "end" && exitAtEnd {
+				return &exitError{exitUsage, errors.New("--exit-at-end needs --from start: from the end there is nothing to print")}
+			}
+			c, err := a.config()
+			if err != nil {
+				return err
+			}
+			cl, closeLog, err := a.reader(c)
+			if err != nil {
+				return err
+			}
+			defer closing(closeLog, &err)
+			starts, ends, err := checkpoint.Bounds(cmd.Context(), cl, args[0])
+			if errors.Is(err, kerr.UnknownTopicOrPartition) {
+				return &exitError{exitNotSo, fmt.Errorf("topic %q does not exist; a table's topic is made at its first change", args[0])}
+			}
+			if err != nil {
+				return failed(err)
+			}
+			if exitAtEnd {
+				for p, end := range ends {
+					err := checkpoint.Scan(cmd.Context(), cl, args[0], int32(p), starts[p], end, func(r *kgo.Record) error { return printRecord(a.stdout, r) })
+					if err != nil {
+						return failed(err)
+					}
+				}
+				return nil
+			}
+			if from == "end" {
+				starts = ends
+			}
+			return failed(follow(cmd.Context(), cl, args[0], starts, func(r *kgo.Record) error { return printRecord(a.stdout, r) }))
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "end", "where to begin: start or end")
+	cmd.Flags().BoolVar(&exitAtEnd, "exit-at-end", false, "stop at what is the topic's end now, instead of waiting for more")
+	return cmd
+}
+
+// follow calls fn for the committed records of a topic from these offsets on, until ctx ends.
+func follow(ctx context.Context, cl *kgo.Client, topic string, offsets []int64, fn func(*kgo.Record) error) error {
+	parts := make(map[int32]kgo.Offset, len(offsets))
+	for p, o := range offsets {
+		parts[int32(p)] = kgo.NewOffset().At(o)
+	}
+	consumer, err := kgo.NewClient(append(cl.Opts(),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: parts}),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxWait(500*time.Millisecond),
+	)...)
+	if err != nil {
+		return fmt.Errorf("set up consumer: %w", err)
+	}
+	defer consumer.Close()
+	for {
+		fetches := consumer.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := fetches.Err(); err != nil {
+			return fmt.Errorf("read topic %q: %w", topic, err)
+		}
+		for it := fetches.RecordIter(); !it.Done(); {
+			if err := fn(it.Next()); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// printRecord writes a record as one line. Key and value stand as JSON if they are, else as text; else, with invalid
+// UTF-8, as base64 under key_base64 and value_base64.
+func printRecord(w io.Writer, r *kgo.Record) error {
+	line := struct {
+		Topic       string            `json:"topic"`
+		Partition   int32             `json:"partition"`
+		Offset      int64             `json:"offset"`
+		Timestamp   string            `json:"timestamp"`
+		Key         json.RawMessage   `json:"key"`
+		Value       json.RawMessage   `json:"value"`
+		KeyBase64   []byte            `json:"key_base64,omitempty"`
+		ValueBase64 []byte            `json:"value_base64,omitempty"`
+		Headers     map[string]string `json:"headers,omitempty"`
+	}{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp.UTC().Format("2006-01-02T15:04:05.000Z")}
+	line.Key, line.KeyBase64 = printable(r.Key)
+	line.Value, line.ValueBase64 = printable(r.Value)
+	if len(r.Headers) > 0 {
+		line.Headers = make(map[string]string, len(r.Headers))
+		for _, h := range r.Headers {
+			line.Headers[h.Key] = string(h.Value)
+		}
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(line); err != nil {
+		return fmt.Errorf("print %s[%d] offset %d: %w", r.Topic, r.Partition, r.Offset, err)
+	}
+	_, err := w.Write(buf.Bytes())
+	return err
+}
+
+func printable(b []byte) (text json.RawMessage, other []byte) {
+	switch {
+	case b == nil:
+		return json.RawMessage("null"), nil
+	case len(b) > 0 && json.Valid(b):
+		return b, nil
+	case utf8.Valid(b):
+		quoted, err := json.Marshal(string(b))
+		if err == nil {
+			return quoted, nil
+		}
+	}
+	return json.RawMessage("null"), b
+}

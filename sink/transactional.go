@@ -1,0 +1,62 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weft/checkpoint"
+	"weft/sources"
+)
+
+// transactional delivers by Kafka transactions: the records and, last, the checkpoint are in one.
+type transactional struct {
+	w    *Writer
+	open bool
+}
+
+// The next transaction begins where the last one ended: there is nothing to find, and nothing to keep.
+func (t *transactional) resume(context.Context, checkpoint.Checkpoint) (*sources.GapError, error) {
+	return nil, nil
+}
+func (t *transactional) enter(context.Context, string) error    { return nil }
+func (t *transactional) skip(*kgo.Record, []byte) (bool, error) { return false, nil }
+func (t *transactional) acked(*kgo.Record)                      {}
+func (t *transactional) above() []byte                          { return nil }
+func (t *transactional) nextEpoch()                             {}
+
+func (t *transactional) begin() error {
+	if err := t.w.cl.BeginTransaction(); err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	t.open = true
+	return nil
+}
+
+// commit leaves the transaction to the next writer's InitProducerID whenever anything fails: that both ends it and tells
+// by the checkpoint how it ended, which nothing that could be done here would.
+func (t *transactional) commit(ctx context.Context, cp checkpoint.Checkpoint, _ bool) error {
+	if err := t.w.writeCheckpoint(ctx, cp); err != nil {
+		return err
+	}
+	t.open = false
+	if err := t.w.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		return fmt.Errorf("commit transaction: %w", err)
+	}
+	return nil
+}
+
+// abort ends an open transaction, so that readers of its partitions need not wait for the next writer. An error does not
+// matter: the next writer's InitProducerID does the same.
+func (t *transactional) abort() {
+	if !t.open {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if t.w.cl.AbortBufferedRecords(ctx) == nil {
+		_ = t.w.cl.EndTransaction(ctx, kgo.TryAbort)
+	}
+}

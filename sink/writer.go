@@ -1,0 +1,427 @@
+package sink
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weft/checkpoint"
+	"weft/sink/envelope"
+	"weft/sources"
+)
+
+// ErrFenced says that another writer of the same capture was opened since: this one must end.
+var ErrFenced = errors.New("another Weft has taken this capture over")
+
+// Options is what a writer needs to know.
+type Options struct {
+	Log     *Log
+	Topics  Topics
+	Dialect envelope.Dialect
+	Capture string
+	// Connector is the source's, for the checkpoint and the envelope.
+	Connector string
+	// Polls says that the source polls: its Order is not reproducible, so that after a crash what it repeats is told by
+	// the row instead. It matters to sequenced delivery alone.
+	Polls bool
+	// Version of Weft.
+	Version string
+}
+
+// Writer writes one capture's records and checkpoints. It is used by one goroutine. After an error of any method it is
+// of no more use but to be closed: open another, which finds out what was committed.
+type Writer struct {
+	o        Options
+	profile  Profile
+	cl       *kgo.Client
+	enc      *envelope.Encoder
+	delivery delivery
+	cp       checkpoint.Checkpoint
+	gap      *sources.GapError
+
+	routes    map[*sources.Table]*route
+	topics    map[string]string // topic -> what writes to it
+	lastTable *sources.Table
+	lastRoute *route
+
+	seq     []byte            // scratch: epoch.order.
+	encoded []envelope.Record // scratch
+	slab    []byte            // keys, values, headers of the records under way; never reused, since the client keeps them
+	records []kgo.Record
+	headers []kgo.RecordHeader
+
+	changes int64 // since the last commit
+	bytes   int
+	since   time.Time // of the first uncommitted change
+
+	mu  sync.Mutex
+	err error // the first failed produce
+}
+
+// delivery is how records and checkpoint come to be in the log together.
+type delivery interface {
+	// resume prepares for writing after cp. What was written after cp and is no longer there is a gap.
+	resume(ctx context.Context, cp checkpoint.Checkpoint) (*sources.GapError, error)
+	// enter is called before the capture's first record of a topic.
+	enter(ctx context.Context, topic string) error
+	// begin is called before the first record after a commit.
+	begin() error
+	// skip tells whether the log holds the record beyond the checkpoint already.
+	skip(r *kgo.Record, seq []byte) (bool, error)
+	// acked is called for each record that the log has taken, from the client's goroutine.
+	acked(r *kgo.Record)
+	// commit makes what was produced since begin visible together with the checkpoint. all says that the source has
+	// returned everything that it has.
+	commit(ctx context.Context, cp checkpoint.Checkpoint, all bool) error
+	// nextEpoch forgets what belongs to the epoch that ends.
+	nextEpoch()
+	// above is the highest order in the log beyond the checkpoint, or nil.
+	above() []byte
+}
+
+// route is where a table's records go.
+type route struct {
+	topic       string
+	partitions  int
+	partitioner kgo.TopicPartitioner
+}
+
+// Open fences the capture's former writer, and only then loads the checkpoint.
+func Open(ctx context.Context, o Options) (*Writer, error) {
+	p, err := o.Log.profile()
+	if err != nil {
+		return nil, err
+	}
+	if !p.Atomic && o.Topics.Cleanup == "compact" {
+		return nil, sources.Fatal("set topics.cleanup: delete, or use a log of brokers",
+			"capture %q: the embedded log cannot hold compaction back from records beyond the checkpoint, which exactly-once delivery needs", o.Capture)
+	}
+	enc, err := envelope.New(envelope.Options{
+		Dialect: o.Dialect, Connector: o.Connector, Name: o.Topics.Prefix, Version: o.Version, Now: time.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	w := &Writer{o: o, profile: p, enc: enc, routes: map[*sources.Table]*route{}, topics: map[string]string{}}
+	var extra []kgo.Opt
+	if p.Atomic {
+		extra = append(extra, kgo.TransactionalID("weft-"+o.Capture))
+	}
+	if w.cl, err = o.Log.Client(extra...); err != nil {
+		return nil, err
+	}
+	if p.Atomic {
+		w.delivery = &transactional{w: w}
+	} else {
+		w.delivery = newSequenced(w)
+	}
+	if err := w.open(ctx); err != nil {
+		w.cl.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *Writer) open(ctx context.Context) error {
+	if _, err := ensureTopic(ctx, w.cl, checkpointTopic(w.o.Topics.Replication, w.profile)); err != nil {
+		return err
+	}
+	// InitProducerID: aborts what the former writer left open, and fences it.
+	if _, _, err := w.cl.ProducerID(ctx); err != nil {
+		return explain(fmt.Errorf("open the capture's producer: %w", err))
+	}
+	found, err := checkpoint.Load(ctx, w.cl)
+	if err != nil {
+		return explain(err)
+	}
+	cp, ok := found[w.o.Capture]
+	if !ok {
+		cp = checkpoint.Checkpoint{Capture: w.o.Capture, Epoch: 1}
+	} else if cp.Connector != w.o.Connector {
+		return sources.Fatal("give the capture another name",
+			"the log's checkpoint of capture %q is of a %s source, the configuration has %s", w.o.Capture, cp.Connector, w.o.Connector)
+	}
+	w.cp = cp
+	if w.gap, err = w.delivery.resume(ctx, cp); err != nil {
+		return explain(err)
+	}
+	return nil
+}
+
+// Gap is not nil when the log has lost what was written beyond the checkpoint; then NextEpoch must come before Write.
+func (w *Writer) Gap() *sources.GapError { return w.gap }
+
+// Checkpoint returns the last committed one.
+func (w *Writer) Checkpoint() checkpoint.Checkpoint { return w.cp }
+
+// Above is for sources.OpenOptions.
+func (w *Writer) Above() []byte { return w.delivery.above() }
+
+// Pending tells how many bytes are written and not committed, and since when; zero for none.
+func (w *Writer) Pending() (bytes int, since time.Time) { return w.bytes, w.since }
+
+// Write encodes a change and hands its records to the client, blocking while as much as allowed is buffered. It keeps
+// nothing of c.
+func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
+	if err := w.failed(); err != nil {
+		return err
+	}
+	r, err := w.route(ctx, c)
+	if err != nil {
+		return err
+	}
+	if w.since.IsZero() {
+		if err := w.delivery.begin(); err != nil {
+			return explain(err)
+		}
+		w.since = time.Now()
+	}
+	w.seq = appendSeq(w.seq[:0], w.cp.Epoch, c.Order)
+	w.room()
+	w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
+	if err != nil {
+		return fmt.Errorf("encode change of %s: %w", name(c), err)
+	}
+	for i := range w.encoded {
+		if err := w.produce(ctx, c, r, &w.encoded[i]); err != nil {
+			return err
+		}
+	}
+	w.changes++
+	return nil
+}
+
+// slabBytes is the size of the memory that records are cut from: large enough that its allocation costs nothing a
+// record, small enough that what a slow broker holds back is not much more than the records themselves.
+const slabBytes = 1 << 20
+
+// room starts a new slab when the present one is nearly full, so that encoding rarely has to move it.
+func (w *Writer) room() {
+	if cap(w.slab)-len(w.slab) < slabBytes/16 {
+		w.slab = make([]byte, 0, slabBytes)
+	}
+	if cap(w.records)-len(w.records) < 4 {
+		w.records = make([]kgo.Record, 0, 512)
+		w.headers = make([]kgo.RecordHeader, 0, 1024)
+	}
+}
+
+func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *envelope.Record) error {
+	at := len(w.slab)
+	w.slab = append(append(w.slab, w.seq...), e.Ordinal)
+	seq := w.slab[at:len(w.slab):len(w.slab)]
+	n := len(w.headers)
+	w.headers = append(w.headers, kgo.RecordHeader{Key: "weft-seq", Value: seq})
+	if e.NewKey != nil {
+		w.headers = append(w.headers, kgo.RecordHeader{Key: "__debezium.newkey", Value: e.NewKey})
+	}
+	if e.OldKey != nil {
+		w.headers = append(w.headers, kgo.RecordHeader{Key: "__debezium.oldkey", Value: e.OldKey})
+	}
+	rec := kgo.Record{Topic: r.topic, Key: e.Key, Value: e.Value, Headers: w.headers[n:len(w.headers):len(w.headers)]}
+	if size := recordSize(&rec); size > w.profile.MaxRecordBytes {
+		return sources.Fatal(
+			"set log.max_record (and max.message.bytes of a topic that exists) above it, or leave the table out",
+			"the record of table %s with key %s has %d bytes, the log takes %d", name(c), e.Key, size, w.profile.MaxRecordBytes)
+	}
+	if c.Op == sources.OpTruncate {
+		for p := range r.partitions {
+			rec.Partition = int32(p)
+			if err := w.send(ctx, rec, seq); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if e.Key != nil { // without a key all go to partition 0, where they stay in order
+		rec.Partition = int32(r.partitioner.Partition(&rec, r.partitions))
+	}
+	return w.send(ctx, rec, seq)
+}
+
+func (w *Writer) send(ctx context.Context, rec kgo.Record, seq []byte) error {
+	if skip, err := w.delivery.skip(&rec, seq); skip || err != nil {
+		return err
+	}
+	if len(w.records) == cap(w.records) { // a truncate of many partitions
+		w.records = make([]kgo.Record, 0, 512)
+	}
+	w.records = append(w.records, rec)
+	w.bytes += len(rec.Key) + len(rec.Value) + len(seq)
+	w.cl.Produce(ctx, &w.records[len(w.records)-1], w.promise)
+	return nil
+}
+
+// recordSize is an upper bound of what the record takes in a batch of its own.
+func recordSize(r *kgo.Record) int {
+	n := 128 + len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		n += 16 + len(h.Key) + len(h.Value)
+	}
+	return n
+}
+
+func (w *Writer) promise(r *kgo.Record, err error) {
+	if err == nil {
+		w.delivery.acked(r)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = explain(fenced(fmt.Errorf("write to %s[%d]: %w", r.Topic, r.Partition, err)))
+	}
+}
+
+func (w *Writer) failed() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+// route returns where a change's records go, making the topic at the table's first change.
+func (w *Writer) route(ctx context.Context, c *sources.Change) (*route, error) {
+	if c.Table == w.lastTable && w.lastRoute != nil {
+		return w.lastRoute, nil
+	}
+	r, ok := w.routes[c.Table]
+	if !ok {
+		if len(w.routes) > 1000 { // a table's every schema change makes a new one
+			clear(w.routes)
+		}
+		topic := w.o.Topics.Prefix + ".message"
+		if c.Table != nil {
+			topic = tableTopic(w.o.Topics.Prefix, c.Table)
+		}
+		if other, ok := w.topics[topic]; ok && other != name(c) {
+			return nil, sources.Fatal("capture one of the tables under another topics.prefix",
+				"tables %q and %q would both be written to topic %q", other, name(c), topic)
+		}
+		n, err := ensureTopic(ctx, w.cl, w.o.Topics.changeTopic(topic, w.profile))
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := w.topics[topic]; !ok {
+			if err := w.delivery.enter(ctx, topic); err != nil {
+				return nil, explain(err)
+			}
+		}
+		r = &route{topic: topic, partitions: n, partitioner: kgo.StickyKeyPartitioner(nil).ForTopic(topic)}
+		w.topics[topic] = name(c)
+		w.routes[c.Table] = r
+	}
+	w.lastTable, w.lastRoute = c.Table, r
+	return r, nil
+}
+
+func name(c *sources.Change) string {
+	if c.Table == nil {
+		return "messages"
+	}
+	return c.Table.String()
+}
+
+// Commit makes what was written since the last commit visible together with a checkpoint at p. all says that the source
+// had nothing more at that moment. Nothing is known to be committed unless it returns nil; after an error, whether it was
+// is for the next writer to find out.
+func (w *Writer) Commit(ctx context.Context, p sources.Position, all bool) error {
+	cp := w.cp
+	cp.Position = append(sources.Position(nil), p...)
+	return w.commit(ctx, cp, all)
+}
+
+// NextEpoch records a gap: in the log's topic PREFIX.__gaps for consumers, and in the checkpoint, from which the capture
+// then goes on at gap.Resume, in an epoch of its own.
+func (w *Writer) NextEpoch(ctx context.Context, gap *sources.GapError) error {
+	cp := w.cp
+	cp.Epoch++
+	cp.Gap = &checkpoint.Gap{Epoch: cp.Epoch, Reason: gap.Reason, From: cp.Position, To: gap.Resume, At: time.Now().UTC()}
+	cp.Position = gap.Resume
+	w.delivery.nextEpoch()
+	spec := w.o.Topics.gapTopic(w.profile)
+	if _, err := ensureTopic(ctx, w.cl, spec); err != nil {
+		return err
+	}
+	if err := w.delivery.begin(); err != nil {
+		return explain(err)
+	}
+	value, err := json.Marshal(struct {
+		Capture string `json:"capture"`
+		*checkpoint.Gap
+	}{w.o.Capture, cp.Gap})
+	if err != nil {
+		return fmt.Errorf("encode gap record: %w", err)
+	}
+	w.since = time.Now()
+	w.cl.Produce(ctx, &kgo.Record{Topic: spec.name, Key: []byte(w.o.Capture), Value: value}, w.promise)
+	w.gap = nil
+	return w.commit(ctx, cp, false)
+}
+
+func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool) error {
+	if w.since.IsZero() {
+		if err := w.delivery.begin(); err != nil {
+			return explain(err)
+		}
+	}
+	cp.Changes += w.changes
+	// A commit under way is not cancelled: its outcome would be unknown.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 50*time.Second)
+	defer cancel()
+	if err := w.delivery.commit(ctx, cp, all); err != nil {
+		return explain(fenced(err))
+	}
+	w.cp, w.changes, w.bytes, w.since = cp, 0, 0, time.Time{}
+	return nil
+}
+
+// writeCheckpoint produces the checkpoint record and waits for everything produced so far.
+func (w *Writer) writeCheckpoint(ctx context.Context, cp checkpoint.Checkpoint) error {
+	cp.Connector, cp.Writer, cp.WrittenAt = w.o.Connector, w.o.Version, time.Now().UTC()
+	value, err := checkpoint.Encode(cp)
+	if err != nil {
+		return err
+	}
+	w.cl.Produce(ctx, &kgo.Record{Topic: checkpoint.Topic, Key: []byte(cp.Capture), Value: value}, w.promise)
+	return w.flush(ctx)
+}
+
+func (w *Writer) flush(ctx context.Context) error {
+	if err := w.cl.Flush(ctx); err != nil {
+		return fmt.Errorf("flush records: %w", err)
+	}
+	return w.failed()
+}
+
+// Close gives up what was not committed and disconnects.
+func (w *Writer) Close() error {
+	if t, ok := w.delivery.(*transactional); ok {
+		t.abort()
+	}
+	w.cl.Close()
+	return nil
+}
+
+func fenced(err error) error {
+	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) {
+		return fmt.Errorf("%w: %w", ErrFenced, err)
+	}
+	return err
+}
+
+// appendSeq appends the part of a sequence before the ordinal: 8 hex digits of the epoch, the source's order, with dots.
+func appendSeq(b []byte, epoch uint32, order []byte) []byte {
+	const hex = "0123456789abcdef"
+	for shift := 28; shift >= 0; shift -= 4 {
+		b = append(b, hex[epoch>>shift&15])
+	}
+	b = append(b, '.')
+	b = append(b, order...)
+	return append(b, '.')
+}
