@@ -195,8 +195,8 @@ var builtinArrays = map[uint32]uint32{
 const maxTypeDepth = 32
 
 // typeOf maps a column's type and modifier (atttypmod, -1 for none) to how its values are to be read. A domain is read as
-// the type below it, and keeps its own name. Whatever has no Kind of its own is a String, since text is what it is sent as:
-// also a type that the catalog does not know, and an array whose elements have a delimiter other than the comma.
+// the type below it, and keeps its own name. Whatever has no Kind of its own is a String, since text is what it is sent
+// as: also a type that the catalog does not know, and an array whose elements have a delimiter other than the comma.
 //
 // An array of money is an Array of String, each element as the server writes it ($1,234.56): elements are not normalized.
 func typeOf(oid uint32, typmod int32, lookup typeCatalog) sources.Type {

@@ -250,12 +250,12 @@ func forEachServer(t *testing.T, test func(*testing.T, context.Context, pgx.Tx))
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close(context.WithoutCancel(ctx))
+			defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 			tx, err := conn.Begin(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer tx.Rollback(context.WithoutCancel(ctx))
+			defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 			test(t, ctx, tx)
 		})
 	}

@@ -42,7 +42,9 @@ func decodeBytea(v *sources.Value) error {
 	return nil
 }
 
-// decodeMoney turns $1,234.56 into 1234.56, and -$1,234.56 and ($1,234.56) into -1234.56. A numeric's text stays as it is.
+// decodeMoney turns $1,234.56 into 1234.56, and -$1,234.56 and ($1,234.56) into -1234.56. A numeric's text stays as it
+// is. The server stores a count of the smallest unit, which lc_monetary C shows as hundredths; in a database whose own
+// lc_monetary has another number of decimals, such as that of the yen, the same count means another amount.
 func decodeMoney(v *sources.Value) error {
 	text := v.Data
 	if isNumeric(text) {
@@ -95,10 +97,10 @@ func badMoney(text []byte) error {
 	return badSetting("lc_monetary", "C", "money value of %d bytes is not of the form -$1,234.56", len(text))
 }
 
-// badSetting is the error for a value that shows that the session has not the setting that the source asked for. The value
-// itself is somebody's data and is not told.
+// badSetting is the error for a value that shows that the session has not the setting that the source asked for. The
+// value itself is somebody's data and is not told.
 func badSetting(setting, want, format string, args ...any) error {
-	remedy := fmt.Sprintf("see that the session keeps %s = %s, which is asked for when it starts: a pooler or proxy in front of "+
-		"the server must pass startup parameters on", setting, want)
+	remedy := fmt.Sprintf("see that the session keeps %s = %s, which is asked for when it starts: a pooler or proxy in "+
+		"front of the server must pass startup parameters on", setting, want)
 	return sources.Fatal(remedy, format, args...)
 }

@@ -69,7 +69,7 @@ func captured(t testing.TB) [][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	var frames [][]byte
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {

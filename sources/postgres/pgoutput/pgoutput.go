@@ -93,7 +93,8 @@ func Kind(frame []byte) (byte, error) {
 		return 0, fmt.Errorf("pgoutput: empty frame: want a message kind at byte 0")
 	}
 	switch k := frame[0]; k {
-	case KindBegin, KindCommit, KindOrigin, KindRelation, KindType, KindInsert, KindUpdate, KindDelete, KindTruncate, KindMessage:
+	case KindBegin, KindCommit, KindOrigin, KindRelation, KindType,
+		KindInsert, KindUpdate, KindDelete, KindTruncate, KindMessage:
 		return k, nil
 	default:
 		return 0, fmt.Errorf("pgoutput: unknown message kind %q at byte 0", k)
