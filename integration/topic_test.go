@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -25,9 +26,9 @@ func (r record) String() string {
 	return fmt.Sprintf("%s/%d@%d key %s seq %s", r.topic, r.partition, r.offset, r.key, r.headers["weft-seq"])
 }
 
-// readTopics reads all topics whose names begin with prefix and a dot, with isolation read_committed, from their start to
-// the end that they have now. Records come partition by partition, in order of offset.
-func readTopics(ctx context.Context, broker, prefix string) ([]record, error) {
+// readTopics reads the topic of that name and all whose names begin with it and a dot, with isolation read_committed, from
+// their start to the end that they have now. Records come partition by partition, in order of offset.
+func readTopics(ctx context.Context, broker, name string) ([]record, error) {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(broker),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
@@ -43,7 +44,9 @@ func readTopics(ctx context.Context, broker, prefix string) ([]record, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := slices.DeleteFunc(topics.Names(), func(name string) bool { return !strings.HasPrefix(name, prefix+".") })
+	names := slices.DeleteFunc(topics.Names(), func(topic string) bool {
+		return topic != name && !strings.HasPrefix(topic, name+".")
+	})
 	if len(names) == 0 {
 		return nil, nil
 	}
@@ -127,4 +130,28 @@ func canonical(text []byte) (string, error) {
 	}
 	b, err := json.Marshal(v)
 	return string(b), err
+}
+
+// deleteTopics removes what a test wrote into a log that other tests use too.
+func deleteTopics(t testing.TB, broker, name string) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopics(context.Background())
+	if err != nil {
+		t.Errorf("list topics: %v", err)
+		return
+	}
+	for _, topic := range topics.Names() {
+		if topic == name || strings.HasPrefix(topic, name+".") {
+			if _, err := admin.DeleteTopic(context.Background(), topic); err != nil {
+				t.Errorf("delete topic %s: %v", topic, err)
+			}
+		}
+	}
 }

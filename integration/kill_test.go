@@ -1,0 +1,158 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// origin is a database under load.
+type origin interface {
+	// capture is the config of a capture of this database's tables, but for its name.
+	capture() string
+	// topic is a table's topic without the prefix.
+	topic(table string) string
+	// load writes until ctx ends.
+	load(ctx context.Context, seed uint64) error
+	// pulse inserts a row into the table pulse.
+	pulse(ctx context.Context, id int) error
+	// tables gives what each topic is to be judged by, once the load has ended.
+	tables(ctx context.Context, partitions int32) (map[string]table, error)
+}
+
+const partitions = 3
+
+// TestKill kills the daemon KILLS times (10 without it) under load, at random moments between 0.1 and 3 seconds after
+// each start, and stops it once as an operator does. After that every topic must hold every committed change once, in
+// order, and fold to its table. SEED repeats a run's load and moments.
+func TestKill(t *testing.T) {
+	kills, seed := 10, uint64(time.Now().UnixNano())
+	for name, into := range map[string]func(string) error{
+		"KILLS": func(s string) (err error) { kills, err = strconv.Atoi(s); return err },
+		"SEED":  func(s string) (err error) { seed, err = strconv.ParseUint(s, 10, 64); return err },
+	} {
+		if s := os.Getenv(name); s != "" {
+			if err := into(s); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	logs := map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog}
+	origins := map[string]func(t testing.TB, name string) origin{
+		"postgres": func(t testing.TB, name string) origin { return newPGOrigin(t, name) },
+		"sqlite":   func(t testing.TB, _ string) origin { return newSQLiteOrigin(t) },
+	}
+	for _, source := range slices.Sorted(maps.Keys(origins)) {
+		for _, log := range slices.Sorted(maps.Keys(logs)) {
+			t.Run(source+" into "+log, func(t *testing.T) {
+				name := fmt.Sprintf("kill_%x", rand.Uint32())
+				to := logs[log](t)
+				if log == "kafka" {
+					t.Cleanup(func() { deleteTopics(t, to.broker, name) })
+				}
+				run := killRun{T: t, name: name, origin: origins[source](t, name), to: to}
+				run.run(kills, seed)
+			})
+		}
+	}
+}
+
+type killRun struct {
+	*testing.T
+	name   string // of the capture and prefix of its topics
+	origin origin
+	to     logKind
+	config string
+	pulses int
+}
+
+func (k *killRun) run(kills int, seed uint64) {
+	k.Logf("SEED=%d", seed)
+	k.config = writeConfig(k, "log: %s\ntopics: {prefix: %s, partitions: %d, dialect: json}\ncaptures:\n  - {name: %s, %s}\n",
+		k.to.config, k.name, partitions, k.name, k.origin.capture())
+	d := startDaemon(k, k.config)
+	k.await(d, time.Minute)
+
+	ctx, stop := context.WithCancel(k.Context())
+	defer stop()
+	loaded := make(chan error, 1)
+	go func() { loaded <- k.origin.load(ctx, seed) }()
+	r := rand.New(rand.NewPCG(seed, 99))
+	for i := range kills {
+		time.Sleep(100*time.Millisecond + time.Duration(r.IntN(2900))*time.Millisecond)
+		d.alive()
+		select {
+		case err := <-loaded:
+			k.Fatalf("before kill %d: %v", i, err)
+		default:
+		}
+		d.kill()
+		d = startDaemon(k, k.config)
+	}
+	stop()
+	if err := <-loaded; err != nil {
+		k.Fatal(err)
+	}
+	began := time.Now()
+	k.await(d, 3*time.Minute)
+	k.Logf("drained in %s", time.Since(began).Round(time.Millisecond))
+	d.stop()
+	d = startDaemon(k, k.config)
+	k.await(d, time.Minute)
+	k.judge()
+	d.stop()
+}
+
+// await waits until a row that is inserted now is in its topic, and so everything committed before it.
+func (k *killRun) await(d *daemon, limit time.Duration) {
+	k.Helper()
+	k.pulses++
+	if err := k.origin.pulse(k.Context(), k.pulses); err != nil {
+		k.Fatal(err)
+	}
+	key := fmt.Sprintf(`{"id":%d}`, k.pulses)
+	eventually(k, d, limit, "the last row in its topic", func(ctx context.Context) (bool, error) {
+		records, err := readTopics(ctx, k.to.broker, k.name+"."+k.origin.topic("pulse"))
+		return slices.ContainsFunc(records, func(r record) bool { return string(r.key) == key }), err
+	})
+}
+
+func (k *killRun) judge() {
+	tables, err := k.origin.tables(k.Context(), partitions)
+	if err != nil {
+		k.Fatal(err)
+	}
+	records, err := readTopics(k.Context(), k.to.broker, k.name)
+	if err != nil {
+		k.Fatal(err)
+	}
+	topics := map[string][]record{}
+	for _, r := range records {
+		topics[r.topic] = append(topics[r.topic], r)
+	}
+	for _, name := range slices.Sorted(maps.Keys(tables)) {
+		topic := k.name + "." + k.origin.topic(name)
+		problems := judge(topics[topic], tables[name])
+		changes := 0
+		for _, n := range tables[name].changes {
+			changes += n
+		}
+		k.Logf("%s: %d records; the table has %d rows after %d changes", name, len(topics[topic]), len(tables[name].rows), changes)
+		for _, problem := range problems[:min(10, len(problems))] {
+			k.Error(problem)
+		}
+		if more := len(problems) - 10; more > 0 {
+			k.Errorf("%s: and %d more problems", name, more)
+		}
+		delete(topics, topic)
+	}
+	for topic := range topics {
+		k.Errorf("%s: a topic of no table", topic)
+	}
+}
