@@ -1,0 +1,54 @@
+// Package polling is the source for datastores that have no stream of changes: it asks, at an interval, for the rows
+// whose watermark column is above the highest one seen. The engine (source.go) is the same for every kind of datastore;
+// a dialect tells how one kind is asked, and how far its watermarks can be trusted. SQLite is the one there is.
+//
+// What it delivers:
+//
+//   - Every observed version of a row, not every change: of two updates between two polls only the later is seen. The
+//     newest version of each row always is.
+//   - Each as an OpCreate without Before. The source keeps no rows, so it cannot tell an insert from an update, and
+//     readers of the Debezium envelope refuse an update without a before image (Flink's debezium-json: "The "before"
+//     field of UPDATE message is null"), while they take a create of a key that exists as an upsert.
+//   - No deletes: a deleted row has no watermark. Mark rows as deleted in a column instead. For the same reason a
+//     changed key is a create of the new key, and the old one stays as it was.
+//   - No rows from before the capture's first Open.
+//
+// Order is the number of the poll and the index in it. A poll cannot be repeated, since rows have moved on by then, so
+// after a resume the count goes on above OpenOptions.Above.
+//
+// # SQLite
+//
+// The file has a one-row table weft_counter, and each captured table an integer column (weft_version unless
+// configured otherwise) with a unique index, which two triggers set from the counter within the transaction that writes
+// the row. SQLiteStatements returns the statements that make all of it, and an Open that finds a part missing prints
+// them. The source itself only reads: the connection is opened read-only.
+//
+// That makes polling exact. SQLite has one writer at a time (https://www.sqlite.org/isolation.html), so counter values
+// are committed in increasing order: a read transaction that sees the counter at N sees every row version numbered up
+// to N that is still current, and whatever is committed later has a number above N. For the same reason a poll larger
+// than a batch is read in pages, each in a read transaction of its own: between two pages a row can only move to a
+// higher number, which a later page reads. The largest value of the column plus one would not do, since it gives a
+// number twice when the newest row is deleted; nor would a time, which is taken before the writer has its lock.
+//
+// weft_counter also holds a random identity, made with the table. Another identity means another database, and a
+// counter below the checkpoint's an older copy put back: either is a gap. What cannot be told: an older copy whose
+// counter has passed the checkpoint's again before the source looked.
+//
+// SQLite's values have a type of their own, whatever the column declares (https://www.sqlite.org/datatype3.html). The
+// declared type decides the Kind, by the first rule that matches:
+//
+//	declared type                           Kind      values
+//	BOOLEAN, BOOL                           Bool      integer 0 or 1
+//	DECIMAL, NUMERIC, with or without (p,s) Decimal   integer; real as the shortest decimal that gives the same real
+//	JSON                                    JSON      text that is valid JSON; integer; finite real
+//	ANY, or none                            String    text
+//	SQLite's affinity INTEGER               Int       integer
+//	SQLite's affinity TEXT                  String    text
+//	declared with BLOB in it                Bytes     blob
+//	SQLite's affinity REAL                  Float     real; integer that a real can hold exactly
+//	all others, such as DATE, DATETIME,     String    text; integer or real as decimal text, which such a column
+//	TIMESTAMP, UUID                                   never holds as text, since SQLite makes it a number
+//
+// Any other value is an error that names table, key and column: it is neither converted nor skipped. So is text that is
+// not valid UTF-8. SQLite stores a NaN as NULL.
+package polling

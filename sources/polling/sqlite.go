@@ -1,0 +1,298 @@
+package polling
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"weft/sources"
+)
+
+// SQLiteConfig is the sqlite source's part of the config file.
+type SQLiteConfig struct {
+	Path      string        `yaml:"path" json:"path" jsonschema:"the database file"`
+	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of the integer column that triggers set on every write; default weft_version"`
+	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 100ms, which is the default"`
+}
+
+const (
+	defaultWatermark = "weft_version"
+	defaultInterval  = 100 * time.Millisecond
+	// busyMillis is how long SQLite waits for a lock before an attempt counts as failed.
+	busyMillis = "1000"
+)
+
+// Connector implements sources.Config.
+func (c *SQLiteConfig) Connector() string { return "sqlite" }
+
+// Validate implements sources.Config.
+func (c *SQLiteConfig) Validate() error {
+	switch {
+	case c.Path == "":
+		return errors.New("path: it must name the database file")
+	case strings.HasPrefix(c.Path, "file:") || strings.HasPrefix(c.Path, ":memory:"):
+		return fmt.Errorf("path: %q must be the plain path of a file", c.Path)
+	case strings.ContainsRune(c.Path, 0):
+		return errors.New("path: it holds a NUL")
+	case strings.ContainsRune(c.Watermark, 0):
+		return errors.New("watermark: it holds a NUL")
+	case c.Interval != 0 && c.Interval < time.Millisecond:
+		return fmt.Errorf("interval: %s is shorter than 1ms", c.Interval)
+	}
+	return nil
+}
+
+// Open implements sources.Config.
+func (c *SQLiteConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.Source, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	watermark, interval := c.Watermark, c.Interval
+	if watermark == "" {
+		watermark = defaultWatermark
+	}
+	if interval == 0 {
+		interval = defaultInterval
+	}
+	d, err := openSQLite(ctx, c.Path)
+	if err != nil {
+		return nil, err
+	}
+	d.watermark, d.patterns, d.keys = watermark, o.Tables, o.Keys
+	s, err := open(ctx, d, "the SQLite database "+c.Path, interval, o)
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return s, nil
+}
+
+// sqliteDialect reads one database file through one connection.
+type sqliteDialect struct {
+	path      string
+	watermark string
+	patterns  []string
+	keys      map[string][]string
+
+	file fs.FileInfo // as opened
+	db   *sql.DB
+	conn *sql.Conn
+
+	dataVersion   int64
+	schemaVersion int64
+	captured      []*table
+}
+
+func openSQLite(ctx context.Context, path string) (*sqliteDialect, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", path, err)
+	}
+	d := &sqliteDialect{path: path, dataVersion: -1, schemaVersion: -1}
+	if d.file, err = os.Stat(absolute); err != nil {
+		return nil, sources.Fatal("create the database, correct path, or give this process the right to reach it",
+			"open the SQLite database: %w", err)
+	}
+	if !d.file.Mode().IsRegular() {
+		return nil, sources.Fatal("set path to a database file", "%s is no regular file", path)
+	}
+	name := url.URL{Scheme: "file", OmitHost: true, Path: absolute, RawQuery: url.Values{
+		"mode":    {"ro"},
+		"_pragma": {"busy_timeout(" + busyMillis + ")", "query_only(1)"},
+	}.Encode()}
+	if d.db, err = sql.Open("sqlite", name.String()); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	d.db.SetMaxOpenConns(1)
+	// data_version compares with what the same connection saw before, so the connection is kept.
+	if d.conn, err = d.db.Conn(ctx); err != nil {
+		return nil, errors.Join(d.explain(fmt.Errorf("connect: %w", err)), d.db.Close())
+	}
+	return d, nil
+}
+
+// explain makes an error fatal if only somebody else can mend it.
+func (d *sqliteDialect) explain(err error) error {
+	var serr *sqlite.Error
+	if !errors.As(err, &serr) {
+		return err
+	}
+	switch serr.Code() & 0xff {
+	case sqlite3.SQLITE_NOTADB:
+		return sources.Fatal("set path to an SQLite 3 database file", "open %s: %w", d.path, err)
+	case sqlite3.SQLITE_CORRUPT:
+		return sources.Fatal("run PRAGMA integrity_check in it and restore it from a backup", "read %s: %w", d.path, err)
+	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
+		return sources.Fatal("give this process the right to read the file, and to write in its directory: readers of a "+
+			"database in WAL mode share a -shm file there", "open %s: %w", d.path, err)
+	}
+	return err
+}
+
+// changed implements dialect.
+func (d *sqliteDialect) changed(ctx context.Context) (bool, error) {
+	now, err := os.Stat(d.path)
+	if err != nil {
+		return false, fmt.Errorf("look for %s: %w", d.path, err)
+	}
+	if !os.SameFile(now, d.file) {
+		return false, fmt.Errorf("%s is another file than the one that was opened", d.path)
+	}
+	var version int64
+	if err := d.conn.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
+		return false, d.explain(fmt.Errorf("read data_version: %w", err))
+	}
+	changed := version != d.dataVersion
+	d.dataVersion = version
+	return changed, nil
+}
+
+func (d *sqliteDialect) close() error {
+	return errors.Join(d.conn.Close(), d.db.Close())
+}
+
+// view implements dialect.
+func (d *sqliteDialect) view(ctx context.Context) (view, error) {
+	tx, err := d.conn.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, d.explain(fmt.Errorf("begin to read: %w", err))
+	}
+	v := &sqliteView{dialect: d, tx: tx}
+	if err := v.load(ctx); err != nil {
+		return nil, errors.Join(d.explain(err), v.close())
+	}
+	return v, nil
+}
+
+// sqliteView is a read transaction.
+type sqliteView struct {
+	dialect  *sqliteDialect
+	tx       *sql.Tx
+	identity string
+	counter  int64
+}
+
+func (v *sqliteView) database() string { return v.identity }
+func (v *sqliteView) horizon() int64   { return v.counter }
+func (v *sqliteView) tables() []*table { return v.dialect.captured }
+
+func (v *sqliteView) close() error {
+	if err := v.tx.Rollback(); err != nil && !errors.Is(err, sql.ErrTxDone) {
+		return fmt.Errorf("end reading: %w", err)
+	}
+	return nil
+}
+
+// load reads the counter, and the tables if the schema is another than before.
+func (v *sqliteView) load(ctx context.Context) error {
+	d := v.dialect
+	var schema int64
+	if err := v.tx.QueryRowContext(ctx, "PRAGMA schema_version").Scan(&schema); err != nil {
+		return fmt.Errorf("read schema_version: %w", err)
+	}
+	if schema != d.schemaVersion {
+		tables, err := v.loadTables(ctx)
+		if err != nil {
+			return err
+		}
+		d.captured, d.schemaVersion = tables, schema
+	}
+	const query = `SELECT value, "database" FROM ` + counterTable
+	if err := v.tx.QueryRowContext(ctx, query).Scan(&v.counter, &v.identity); err != nil {
+		return sources.Fatal("put its row back, with a value above every "+d.watermark,
+			"%s: read the row of the table %s: %w", d.path, counterTable, err)
+	}
+	return nil
+}
+
+// read implements view.
+func (v *sqliteView) read(ctx context.Context, t *table, after int64, b *batch) (last int64, full bool, err error) {
+	rows, err := v.tx.QueryContext(ctx, t.query, after)
+	if err != nil {
+		return after, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+	}
+	last = after
+	for !full && rows.Next() {
+		row, err := v.row(t, rows, b)
+		if err != nil {
+			return after, false, errors.Join(err, rows.Close())
+		}
+		if b.add(t, row.values) {
+			last = row.watermark
+		} else {
+			full = true
+		}
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return after, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+	}
+	return last, full, nil
+}
+
+// sqliteRow is a row in a batch's memory.
+type sqliteRow struct {
+	watermark int64
+	values    []sources.Value
+}
+
+func (v *sqliteView) row(t *table, rows *sql.Rows, b *batch) (sqliteRow, error) {
+	d := v.dialect
+	row := sqliteRow{values: b.row(len(t.Columns))}
+	for i := range row.values {
+		cell := t.scan[i+1].(*cell)
+		cell.batch, cell.value, cell.err = b, sources.Value{}, nil
+	}
+	watermark := t.scan[0].(*any)
+	if err := rows.Scan(t.scan...); err != nil {
+		return row, fmt.Errorf("read table %s: %w", t.name, err)
+	}
+	for i := range row.values {
+		row.values[i] = t.scan[i+1].(*cell).value
+	}
+	for i := range row.values {
+		if err := t.scan[i+1].(*cell).err; err != nil {
+			return row, sources.Fatal(
+				fmt.Sprintf("correct the value, or leave table %s out of the capture", t.name),
+				"%s: table %s, key %s, column %s: %w", d.path, t.name, keyText(t, row.values), t.Columns[i].Name, err)
+		}
+	}
+	for _, k := range t.Key {
+		if row.values[k].State == sources.Null {
+			return row, sources.Fatal(fmt.Sprintf("declare the column NOT NULL, and give this row a key: SELECT * FROM %s WHERE %s = %v",
+				quote(t.name), quote(d.watermark), *watermark),
+				"%s: table %s: the key column %s is NULL in the row whose %s is %v",
+				d.path, t.name, t.Columns[k].Name, d.watermark, *watermark)
+		}
+	}
+	number, ok := (*watermark).(int64)
+	if !ok || number > v.counter {
+		return row, sources.Fatal(
+			fmt.Sprintf("have the triggers number it: UPDATE %s SET %s = NULL WHERE %s > %d;",
+				quote(t.name), quote(d.watermark), quote(d.watermark), v.counter),
+			"%s: table %s, key %s: %s is %v, which no trigger set: %s is at %d",
+			d.path, t.name, keyText(t, row.values), d.watermark, *watermark, counterTable, v.counter)
+	}
+	row.watermark = number
+	return row, nil
+}
+
+// keyText is a row's key for messages.
+func keyText(t *table, values []sources.Value) string {
+	var b strings.Builder
+	for i, k := range t.Key {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s=%.64q", t.Columns[k].Name, values[k].Data)
+	}
+	return b.String()
+}
