@@ -37,9 +37,12 @@ type Options struct {
 // Writer writes one capture's records and checkpoints. It is used by one goroutine. After an error of any method it is
 // of no more use but to be closed: open another, which finds out what was committed.
 type Writer struct {
-	o        Options
-	profile  Profile
-	cl       *kgo.Client
+	o       Options
+	profile Profile
+	cl      *kgo.Client
+	// ctx is that of records under way. It ends with the writer, not with a call: a stop still commits what is written.
+	ctx      context.Context
+	cancel   context.CancelFunc
 	enc      *envelope.Encoder
 	delivery delivery
 	cp       checkpoint.Checkpoint
@@ -108,12 +111,14 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{o: o, profile: p, enc: enc, routes: map[*sources.Table]*route{}, topics: map[string]string{}}
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w := &Writer{o: o, ctx: own, cancel: cancel, profile: p, enc: enc, routes: map[*sources.Table]*route{}, topics: map[string]string{}}
 	var extra []kgo.Opt
 	if p.Atomic {
 		extra = append(extra, kgo.TransactionalID("weft-"+o.Capture))
 	}
 	if w.cl, err = o.Log.Client(extra...); err != nil {
+		cancel()
 		return nil, err
 	}
 	if p.Atomic {
@@ -122,6 +127,7 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 		w.delivery = newSequenced(w)
 	}
 	if err := w.open(ctx); err != nil {
+		cancel()
 		w.cl.Close()
 		return nil, err
 	}
@@ -189,7 +195,7 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
 		return fmt.Errorf("encode change of %s: %w", name(c), err)
 	}
 	for i := range w.encoded {
-		if err := w.produce(ctx, c, r, &w.encoded[i]); err != nil {
+		if err := w.produce(c, r, &w.encoded[i]); err != nil {
 			return err
 		}
 	}
@@ -212,7 +218,7 @@ func (w *Writer) room() {
 	}
 }
 
-func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *envelope.Record) error {
+func (w *Writer) produce(c *sources.Change, r *route, e *envelope.Record) error {
 	at := len(w.slab)
 	w.slab = append(append(w.slab, w.seq...), e.Ordinal)
 	seq := w.slab[at:len(w.slab):len(w.slab)]
@@ -233,7 +239,7 @@ func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *en
 	if c.Op == sources.OpTruncate {
 		for p := range r.partitions {
 			rec.Partition = int32(p)
-			if err := w.send(ctx, rec, seq); err != nil {
+			if err := w.send(rec, seq); err != nil {
 				return err
 			}
 		}
@@ -242,10 +248,10 @@ func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *en
 	if e.Key != nil { // without a key all go to partition 0, where they stay in order
 		rec.Partition = int32(r.partitioner.Partition(&rec, r.partitions))
 	}
-	return w.send(ctx, rec, seq)
+	return w.send(rec, seq)
 }
 
-func (w *Writer) send(ctx context.Context, rec kgo.Record, seq []byte) error {
+func (w *Writer) send(rec kgo.Record, seq []byte) error {
 	if skip, err := w.delivery.skip(&rec, seq); skip || err != nil {
 		return err
 	}
@@ -254,7 +260,7 @@ func (w *Writer) send(ctx context.Context, rec kgo.Record, seq []byte) error {
 	}
 	w.records = append(w.records, rec)
 	w.bytes += len(rec.Key) + len(rec.Value) + len(seq)
-	w.cl.Produce(ctx, &w.records[len(w.records)-1], w.promise)
+	w.cl.Produce(w.ctx, &w.records[len(w.records)-1], w.promise)
 	return nil
 }
 
@@ -359,7 +365,7 @@ func (w *Writer) NextEpoch(ctx context.Context, gap *sources.GapError) error {
 		return fmt.Errorf("encode gap record: %w", err)
 	}
 	w.since = time.Now()
-	w.cl.Produce(ctx, &kgo.Record{Topic: spec.name, Key: []byte(w.o.Capture), Value: value}, w.promise)
+	w.cl.Produce(w.ctx, &kgo.Record{Topic: spec.name, Key: []byte(w.o.Capture), Value: value}, w.promise)
 	w.gap = nil
 	return w.commit(ctx, cp, false)
 }
@@ -388,7 +394,7 @@ func (w *Writer) writeCheckpoint(ctx context.Context, cp checkpoint.Checkpoint) 
 	if err != nil {
 		return err
 	}
-	w.cl.Produce(ctx, &kgo.Record{Topic: checkpoint.Topic, Key: []byte(cp.Capture), Value: value}, w.promise)
+	w.cl.Produce(w.ctx, &kgo.Record{Topic: checkpoint.Topic, Key: []byte(cp.Capture), Value: value}, w.promise)
 	return w.flush(ctx)
 }
 
@@ -404,6 +410,7 @@ func (w *Writer) Close() error {
 	if t, ok := w.delivery.(*transactional); ok {
 		t.abort()
 	}
+	w.cancel()
 	w.cl.Close()
 	return nil
 }
