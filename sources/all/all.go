@@ -1,0 +1,12 @@
+// Package all lists the sources. A new one is one line here; nothing else of the core names it.
+package all
+
+import (
+	"weft/sources"
+	"weft/sources/polling"
+)
+
+// Kinds makes an empty config for each value that a source's type field may have.
+var Kinds = map[string]func() sources.Config{
+	"sqlite":   func() sources.Config { return &polling.SQLiteConfig{} },
+}
