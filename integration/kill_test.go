@@ -116,11 +116,7 @@ func (k *killRun) await(d *daemon, limit time.Duration) {
 	if err := k.origin.pulse(k.Context(), k.pulses); err != nil {
 		k.Fatal(err)
 	}
-	key := fmt.Sprintf(`{"id":%d}`, k.pulses)
-	eventually(k, d, limit, "the last row in its topic", func(ctx context.Context) (bool, error) {
-		records, err := readTopics(ctx, k.to.broker, k.name+"."+k.origin.topic("pulse"))
-		return slices.ContainsFunc(records, func(r record) bool { return string(r.key) == key }), err
-	})
+	awaitKey(k, d, limit, k.to.broker, k.name+"."+k.origin.topic("pulse"), fmt.Sprintf(`{"id":%d}`, k.pulses))
 }
 
 func (k *killRun) judge() {

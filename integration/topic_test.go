@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -128,8 +129,21 @@ func canonical(text []byte) (string, error) {
 	if err := decode(text, &v); err != nil {
 		return "", err
 	}
+	return canonicalOf(v)
+}
+
+func canonicalOf(v any) (string, error) {
 	b, err := json.Marshal(v)
 	return string(b), err
+}
+
+// awaitKey waits until a topic has a record with that key.
+func awaitKey(t testing.TB, d *daemon, limit time.Duration, broker, topic, key string) {
+	t.Helper()
+	eventually(t, d, limit, topic+" has key "+key, func(ctx context.Context) (bool, error) {
+		records, err := readTopics(ctx, broker, topic)
+		return slices.ContainsFunc(records, func(r record) bool { return string(r.key) == key }), err
+	})
 }
 
 // deleteTopics removes what a test wrote into a log that other tests use too.
