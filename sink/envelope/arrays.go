@@ -5,8 +5,7 @@ import (
 	"strconv"
 )
 
-// maxDimensions bounds the nesting of an array literal. PostgreSQL allows 6
-// (https://www.postgresql.org/docs/current/limits.html does not list it; MAXDIM in its source does).
+// maxDimensions bounds the nesting of an array literal. PostgreSQL allows 6 (MAXDIM in its source).
 const maxDimensions = 6
 
 // appendArray appends an array literal as nested JSON arrays. Lower bounds other than 1, as in [0:1]={7,8}, would be lost
@@ -90,7 +89,7 @@ func appendList(c *codec, dst, s []byte, depth int) (out, rest []byte, err error
 			return dst, nil, errArray
 		case s[0] == '}':
 			return append(dst, ']'), s[1:], nil
-		case s[0] != c.delimiter:
+		case s[0] != ',':
 			return dst, nil, errArray
 		}
 		dst = append(dst, ',')
@@ -100,7 +99,7 @@ func appendList(c *codec, dst, s []byte, depth int) (out, rest []byte, err error
 // appendBare appends an element that is not quoted; NULL is null then.
 func appendBare(c *codec, dst, s []byte) (out, rest []byte, err error) {
 	end := 0
-	for end < len(s) && s[end] != c.delimiter && s[end] != '}' {
+	for end < len(s) && s[end] != ',' && s[end] != '}' {
 		if s[end] == '{' || s[end] == '"' || s[end] == '\\' {
 			return dst, nil, errArray
 		}

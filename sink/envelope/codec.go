@@ -10,9 +10,8 @@ import (
 type codec struct {
 	// append appends data, which is present, to dst. Its errors are *fault.
 	append func(c *codec, dst, data []byte) ([]byte, error)
-	// elem writes an array's elements; delimiter stands between them.
-	elem      *codec
-	delimiter byte
+	// elem writes an array's elements.
+	elem *codec
 	// bounds tells that an array with lower bounds of its own may be written as an object.
 	bounds bool
 	// scale and variable describe a decimal, unit a time: nanoseconds in one step of its number.
@@ -53,10 +52,7 @@ func newCodec(d Dialect, t *sources.Type, inArray bool) (*codec, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.elem, c.delimiter, c.append, c.bounds = elem, ',', appendArray, d == JSON
-		if t.Elem.Name == "box" {
-			c.delimiter = ';' // the one type whose pg_type.typdelim is not a comma
-		}
+		c.elem, c.append, c.bounds = elem, appendArray, d == JSON
 		c.unavailable = append(append([]byte{'['}, elem.unavailable...), ']')
 	case sources.Decimal, sources.Bits, sources.Date, sources.Time, sources.TimeTZ, sources.Timestamp,
 		sources.TimestampTZ, sources.Interval, sources.Point, sources.Map:

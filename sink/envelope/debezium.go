@@ -199,7 +199,7 @@ func appendBitsBytes(c *codec, dst, data []byte) ([]byte, error) {
 	for end := len(data); end > 0; end -= 8 {
 		var b byte
 		for _, bit := range data[max(end-8, 0):end] {
-			b = b<<1 | bit - '0'
+			b = b<<1 | (bit - '0')
 		}
 		dst = append(dst, b)
 	}
