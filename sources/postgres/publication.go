@@ -1,0 +1,182 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/jackc/pgx/v5"
+
+	"weft/sources"
+)
+
+// publication is a publication as it is, and what the capture needs it to be.
+type publication struct {
+	name      string
+	exists    bool
+	ours      bool // made by this capture
+	allTables bool
+	viaRoot   bool
+	// everything says that inserts, updates, deletes and truncates are published.
+	everything bool
+	// members are listed in it themselves; published are the tables under whose names changes arrive.
+	members, published []uint32
+	// schemas are published as a whole, since PostgreSQL 15.
+	schemas []string
+	// narrowed has a row filter or a column list, since PostgreSQL 15.
+	narrowed []uint32
+}
+
+// mark is the comment by which a publication is known to be ours.
+func mark(capture string) string { return "made by weft for capture " + capture }
+
+func readPublication(ctx context.Context, conn *pgx.Conn, name, capture string, version int) (*publication, error) {
+	p := publication{name: name}
+	var oid uint32
+	var comment string
+	err := conn.QueryRow(ctx, `
+		SELECT oid, puballtables, pubviaroot, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
+			coalesce(obj_description(oid, 'pg_publication'), '')
+		FROM pg_publication WHERE pubname = $1`, name).Scan(&oid, &p.allTables, &p.viaRoot, &p.everything, &comment)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return &p, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read publication %s: %w", name, err)
+	}
+	p.exists = true
+	p.ours = comment == mark(capture)
+	schemas, narrowed := "'{}'::text[]", "'{}'::oid[]"
+	if version >= 150000 {
+		schemas = "ARRAY(SELECT n.nspname::text FROM pg_publication_namespace s JOIN pg_namespace n ON n.oid = s.pnnspid WHERE s.pnpubid = $1)"
+		narrowed = "ARRAY(SELECT prrelid FROM pg_publication_rel WHERE prpubid = $1 AND (prqual IS NOT NULL OR prattrs IS NOT NULL))"
+	}
+	err = conn.QueryRow(ctx, `
+		SELECT ARRAY(SELECT prrelid FROM pg_publication_rel WHERE prpubid = $1),
+			ARRAY(SELECT t.relid FROM pg_get_publication_tables($2) t), `+schemas+", "+narrowed, oid, name).
+		Scan(&p.members, &p.published, &p.schemas, &p.narrowed)
+	if err != nil {
+		return nil, fmt.Errorf("read the tables of publication %s: %w", name, err)
+	}
+	return &p, nil
+}
+
+// lacking are the tables that must be added.
+func (p *publication) lacking(s *tableSet) []*catalogTable {
+	if p.allTables {
+		return nil
+	}
+	var missing []*catalogTable
+	for _, t := range s.tables {
+		listed := slices.Contains(p.members, t.oid) || slices.Contains(p.schemas, t.schema)
+		if s.mode == PartitionsLeaves && t.kind == kindPartitioned && !listed {
+			// Listing every leaf is as good, where it is somebody else's list.
+			listed = true
+			some := false
+			for _, leaf := range s.names {
+				if slices.Contains(leaf.ancestors, t.oid) {
+					some = true
+					listed = listed && slices.Contains(p.published, leaf.oid)
+				}
+			}
+			listed = listed && some
+		}
+		if !listed && (t.kind == kindPartitioned || !slices.Contains(p.published, t.oid)) {
+			missing = append(missing, t)
+		}
+	}
+	return missing
+}
+
+// check refuses what would hide changes.
+func (p *publication) check(s *tableSet) error {
+	for _, t := range slices.Concat(s.tables, s.names) {
+		if slices.Contains(p.narrowed, t.oid) {
+			return sources.Fatal(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; ALTER PUBLICATION %[1]s ADD TABLE %[2]s;",
+				quoteIdent(p.name), t.quoted()), "publication %s has a row filter or a column list for table %s, which hides changes", p.name, t)
+		}
+		if s.mode != PartitionsRoot || slices.Contains(p.published, t.oid) {
+			continue
+		}
+		for _, root := range t.ancestors {
+			if p.allTables || slices.Contains(p.published, root) {
+				return sources.Fatal("capture the partitioned table, set partitions: leaves, or use a publication of its own",
+					"publication %s publishes the changes of partition %s under the name of its partitioned table", p.name, t)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *tableSet) options() string {
+	return fmt.Sprintf("publish = 'insert, update, delete, truncate', publish_via_partition_root = %t", s.mode == PartitionsRoot)
+}
+
+func tableList(tables []*catalogTable) string {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = t.quoted()
+	}
+	return strings.Join(names, ", ")
+}
+
+// ensurePublication makes the publication, or changes the one that this capture made, or refuses one of somebody else's
+// that does not serve. It never publishes more than the capture's tables.
+func ensurePublication(ctx context.Context, conn *pgx.Conn, p *publication, s *tableSet, capture string, log hclog.Logger) error {
+	name := quoteIdent(p.name)
+	var statements []string
+	var added []*catalogTable
+	switch {
+	case !p.exists:
+		added = s.tables
+		statements = append(statements, fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (%s);", name, tableList(added), s.options()),
+			fmt.Sprintf("COMMENT ON PUBLICATION %s IS '%s';", name, mark(capture)))
+	default:
+		if !p.everything || p.viaRoot != (s.mode == PartitionsRoot) {
+			statements = append(statements, fmt.Sprintf("ALTER PUBLICATION %s SET (%s);", name, s.options()))
+		}
+		if added = p.lacking(s); len(added) > 0 {
+			statements = append(statements, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", name, tableList(added)))
+		}
+	}
+	if len(statements) > 0 {
+		remedy := strings.Join(statements, " ")
+		if p.exists && !p.ours {
+			return sources.Fatal(remedy, "publication %s was not made by this capture and lacks what the capture needs", p.name)
+		}
+		for _, t := range added {
+			if t.identity == identityNothing {
+				log.Warn("the server refuses updates and deletes of a published table with replica identity nothing", "table", t.String())
+			}
+		}
+		if err := runPublication(ctx, conn, p.name, statements); err != nil {
+			if codeOf(err) == codeNoRight {
+				return sources.Fatal(fmt.Sprintf("let an owner of the tables run: %s; or give role %s the right: GRANT CREATE ON DATABASE %s "+
+					"TO %[2]s; and ownership of the tables", strings.TrimSuffix(remedy, ";"), quoteIdent(conn.Config().User),
+					quoteIdent(conn.Config().Database)), "role %q may not make publication %s: %w", conn.Config().User, p.name, err)
+			}
+			return err
+		}
+		log.Info("made the publication", "statements", remedy)
+	}
+	return nil
+}
+
+// runPublication runs the statements in one transaction, so that a publication never lacks its mark.
+func runPublication(ctx context.Context, conn *pgx.Conn, name string, statements []string) error {
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		for _, statement := range statements {
+			if _, err := tx.Exec(ctx, statement); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("make publication %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,324 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"weft/sources"
+)
+
+// Values of pg_class.relkind and relreplident.
+const (
+	kindTable       = 'r'
+	kindPartitioned = 'p'
+	kindView        = 'v'
+	kindMatView     = 'm'
+	kindForeign     = 'f'
+
+	identityDefault = 'd'
+	identityNothing = 'n'
+	identityFull    = 'f'
+	identityIndex   = 'i'
+)
+
+// catalogTable is a relation as the catalog shows it today.
+type catalogTable struct {
+	oid                         uint32
+	schema, name                string
+	kind, persistence, identity rune
+	temporary                   bool
+	// ancestors are the partitioned tables that it is a partition of, the nearest first.
+	ancestors []uint32
+	// primaryKey and identityIndex are columns in the order of the index; primaryKey is empty where the key is
+	// deferrable and the identity is the default, since it is then no identity.
+	primaryKey, identityIndex []string
+	// columns are those that a publication carries, generated the stored generated ones, which it does not.
+	columns, generated []string
+}
+
+func (t *catalogTable) String() string { return t.schema + "." + t.name }
+
+func (t *catalogTable) quoted() string { return pgx.Identifier{t.schema, t.name}.Sanitize() }
+
+const tablesQuery = `
+	SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+		CASE WHEN c.relispartition THEN ARRAY(SELECT a.relid::oid FROM pg_partition_ancestors(c.oid) WITH ORDINALITY a (relid, n)
+			WHERE a.relid <> c.oid ORDER BY a.n) ELSE '{}' END,
+		ARRAY(SELECT a.attname::text FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k (attnum, n), pg_attribute a
+			WHERE i.indrelid = c.oid AND i.indisprimary AND (i.indimmediate OR c.relreplident <> 'd')
+				AND a.attrelid = c.oid AND a.attnum = k.attnum AND k.n <= i.indnkeyatts ORDER BY k.n),
+		ARRAY(SELECT a.attname::text FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k (attnum, n), pg_attribute a
+			WHERE i.indrelid = c.oid AND i.indisreplident
+				AND a.attrelid = c.oid AND a.attnum = k.attnum AND k.n <= i.indnkeyatts ORDER BY k.n),
+		ARRAY(SELECT attname::text FROM pg_attribute
+			WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum),
+		ARRAY(SELECT attname::text FROM pg_attribute
+			WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated <> '' ORDER BY attnum)
+	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')`
+
+// readTables reads all that a pattern may name.
+func readTables(ctx context.Context, conn *pgx.Conn) ([]*catalogTable, error) {
+	return queryTables(ctx, conn, tablesQuery+` AND n.nspname NOT IN ('information_schema', 'pg_catalog', 'pg_toast')
+		ORDER BY 2, 3`)
+}
+
+// readTable reads one table; nil where it is gone.
+func readTable(ctx context.Context, conn *pgx.Conn, oid uint32) (*catalogTable, error) {
+	tables, err := queryTables(ctx, conn, tablesQuery+` AND c.oid = $1`, oid)
+	if err != nil || len(tables) == 0 {
+		return nil, err
+	}
+	return tables[0], nil
+}
+
+func queryTables(ctx context.Context, conn *pgx.Conn, query string, args ...any) ([]*catalogTable, error) {
+	rows, err := conn.Query(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog's tables: %w", err)
+	}
+	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*catalogTable, error) {
+		var t catalogTable
+		var kind, persistence, identity string
+		err := row.Scan(&t.oid, &t.schema, &t.name, &kind, &persistence, &identity, &t.ancestors, &t.primaryKey,
+			&t.identityIndex, &t.columns, &t.generated)
+		if err == nil {
+			t.kind, t.persistence, t.identity = rune(kind[0]), rune(persistence[0]), rune(identity[0])
+			t.temporary = t.persistence == 't'
+		}
+		return &t, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog's tables: %w", err)
+	}
+	return tables, nil
+}
+
+// pattern is SCHEMA.TABLE; the schema ends at the first dot.
+type pattern struct{ schema, table string }
+
+func parsePattern(text string) (pattern, error) {
+	schema, table, ok := strings.Cut(text, ".")
+	if !ok || schema == "" || table == "" {
+		return pattern{}, sources.Fatal("write it as SCHEMA.TABLE, such as public.orders or \"public.*\"",
+			"tables: %q names no schema and table", text)
+	}
+	return pattern{schema: schema, table: table}, nil
+}
+
+func (p pattern) matches(schema, table string) bool {
+	return matchGlob(p.schema, schema) && matchGlob(p.table, table)
+}
+
+// literal says that the pattern can match one name only.
+func (p pattern) literal() bool { return !strings.ContainsAny(p.schema+p.table, "*?") }
+
+// matchGlob matches * to any characters and ? to any one character.
+func matchGlob(glob, name string) bool {
+	g, n := []rune(glob), []rune(name)
+	star, mark := -1, 0 // the last * and how much of name it has eaten up to
+	i, j := 0, 0
+	for j < len(n) {
+		switch {
+		case i < len(g) && g[i] == '*':
+			star, mark = i, j
+			i++
+		case i < len(g) && (g[i] == '?' || g[i] == n[j]):
+			i++
+			j++
+		case star >= 0:
+			mark++
+			i, j = star+1, mark
+		default:
+			return false
+		}
+	}
+	for i < len(g) && g[i] == '*' {
+		i++
+	}
+	return i == len(g)
+}
+
+// tableSet is what a capture's patterns mean today.
+type tableSet struct {
+	patterns []pattern
+	keys     map[string][]string
+	mode     Partitions
+	// tables are those that belong into the publication: a partitioned table stands for its partitions, future ones
+	// included.
+	tables []*catalogTable
+	// names are those under which changes arrive: of tables, or of their leaves with PartitionsLeaves.
+	names []*catalogTable
+}
+
+// resolveTables finds the tables of a capture and refuses those that cannot be captured.
+func resolveTables(all []*catalogTable, patterns []string, keys map[string][]string, mode Partitions) (*tableSet, error) {
+	s := &tableSet{keys: keys, mode: mode}
+	chosen := map[uint32]*catalogTable{}
+	for _, text := range patterns {
+		p, err := parsePattern(text)
+		if err != nil {
+			return nil, err
+		}
+		s.patterns = append(s.patterns, p)
+		found := false
+		for _, t := range all {
+			if !p.matches(t.schema, t.name) {
+				continue
+			}
+			if why := t.uncapturable(); why != "" {
+				// A glob means the tables that can have changes in the log; one that should and does not is refused all the same.
+				if p.literal() || t.persistence == 'u' {
+					return nil, sources.Fatal(remedyUncapturable(t), "table %s is %s: the server's log has no changes of it", t, why)
+				}
+				continue
+			}
+			found = true
+			chosen[t.oid] = t
+		}
+		if !found {
+			return nil, sources.Fatal("correct the capture's tables, or create the table (patterns are matched as written: names "+
+				"are case-sensitive and need no quotes)", "tables: %q matches no table", text)
+		}
+	}
+	for _, t := range chosen {
+		if !slices.ContainsFunc(t.ancestors, func(oid uint32) bool { return chosen[oid] != nil }) {
+			s.tables = append(s.tables, t)
+		}
+	}
+	slices.SortFunc(s.tables, func(a, b *catalogTable) int { return cmp.Compare(a.String(), b.String()) })
+	if len(s.tables) == 0 {
+		return nil, sources.Fatal("name the tables to capture", "tables: the capture names none")
+	}
+	if err := s.findNames(all); err != nil {
+		return nil, err
+	}
+	return s, s.checkKeys()
+}
+
+// findNames also compares the replica identity of partitions with that of their root.
+func (s *tableSet) findNames(all []*catalogTable) error {
+	for _, t := range s.tables {
+		if t.kind != kindPartitioned {
+			s.names = append(s.names, t)
+			continue
+		}
+		if s.mode == PartitionsRoot {
+			s.names = append(s.names, t)
+		}
+		for _, leaf := range all {
+			if leaf.kind != kindTable || !slices.Contains(leaf.ancestors, t.oid) {
+				continue
+			}
+			if s.mode == PartitionsLeaves {
+				s.names = append(s.names, leaf)
+				continue
+			}
+			if err := checkPartition(t, leaf); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkPartition: the server sends old rows under the root's identity and logs them under the partition's. With a full
+// root above a partition that is not, columns that the log does not hold would arrive as nulls.
+func checkPartition(root, leaf *catalogTable) error {
+	if root.identity != identityFull || leaf.identity == identityFull {
+		return nil
+	}
+	return sources.Fatal(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", leaf.quoted()),
+		"table %s has replica identity full, and its partition %s has not: old values would be missing", root, leaf)
+}
+
+// uncapturable says why a relation's changes are not in the log, or "".
+func (t *catalogTable) uncapturable() string {
+	switch {
+	case t.kind == kindView:
+		return "a view"
+	case t.kind == kindMatView:
+		return "a materialized view"
+	case t.kind == kindForeign:
+		return "a foreign table"
+	case t.temporary:
+		return "temporary"
+	case t.persistence == 'u':
+		return "unlogged"
+	}
+	return ""
+}
+
+func remedyUncapturable(t *catalogTable) string {
+	if t.persistence == 'u' {
+		return fmt.Sprintf("ALTER TABLE %s SET LOGGED; or take it out of the capture's tables", t.quoted())
+	}
+	return "capture the tables beneath it instead"
+}
+
+// checkKeys refuses a table of which a change could not be told from another's.
+func (s *tableSet) checkKeys() error {
+	for _, t := range s.names {
+		if err := t.checkKey(s.keys[t.String()]); err != nil {
+			return err
+		}
+	}
+	for name := range s.keys {
+		if !slices.ContainsFunc(s.names, func(t *catalogTable) bool { return t.String() == name }) {
+			return sources.Fatal("correct the capture's keys: they are named by SCHEMA.TABLE", "keys: %q is no table of the capture", name)
+		}
+	}
+	return nil
+}
+
+// checkKey looks at one table. A publication makes the server refuse updates and deletes of a table without a replica
+// identity, so such a table must not get into it.
+func (t *catalogTable) checkKey(configured []string) error {
+	carried := t.columns // by an old row
+	switch t.identity {
+	case identityDefault:
+		carried = t.primaryKey
+	case identityIndex:
+		carried = t.identityIndex
+	}
+	if len(carried) == 0 {
+		return sources.Fatal(fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (...); or ALTER TABLE %[1]s REPLICA IDENTITY FULL; and name "+
+			"its key columns under the capture's keys", t.quoted()), "table %s has no replica identity: no primary key that "+
+			"can serve as one, and replica identity full is not set", t)
+	}
+	for _, column := range configured {
+		switch {
+		case slices.Contains(t.generated, column):
+			return sources.Fatal("choose other columns", "keys: column %q of table %s is generated, and generated columns are not sent",
+				column, t)
+		case !slices.Contains(t.columns, column):
+			return sources.Fatal("correct the capture's keys", "keys: table %s has no column %q", t, column)
+		case !slices.Contains(carried, column):
+			return sources.Fatal(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", t.quoted()),
+				"keys: column %q of table %s is not part of its replica identity: a delete would come without it", column, t)
+		}
+	}
+	if len(configured) > 0 {
+		return nil
+	}
+	if t.identity == identityNothing && len(t.primaryKey) == 0 {
+		return sources.Fatal("name its key columns under the capture's keys, or add a primary key",
+			"table %s has replica identity nothing and no primary key", t)
+	}
+	key := carried
+	if t.identity == identityFull || t.identity == identityNothing {
+		key = t.primaryKey
+	}
+	for _, column := range key {
+		if slices.Contains(t.generated, column) {
+			return sources.Fatal(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; and name its key columns under the capture's keys",
+				t.quoted()), "key column %q of table %s is generated, and generated columns are not sent", column, t)
+		}
+	}
+	return nil
+}
