@@ -48,8 +48,11 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// built is the path of the daemon, which the first call builds.
+// built is the path of the daemon, which the first call builds, unless WEFT_TEST_BINARY names one.
 var built = sync.OnceValues(func() (string, error) {
+	if bin := os.Getenv("WEFT_TEST_BINARY"); bin != "" {
+		return bin, nil
+	}
 	root, err := services.RepoRoot()
 	if err != nil {
 		return "", err
