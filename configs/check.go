@@ -45,14 +45,7 @@ func (d *decoder) check(c *Config) {
 func (d *decoder) set(path string) bool { _, ok := d.at[path]; return ok }
 
 // clean tells whether the field and all below it are without an error so far.
-func (d *decoder) clean(path string) bool {
-	for _, err := range d.errs {
-		if rest, below := strings.CutPrefix(err.Path, path); below && (rest == "" || rest[0] == '.' || rest[0] == '[') {
-			return false
-		}
-	}
-	return true
-}
+func (d *decoder) clean(path string) bool { return !d.failed[path] }
 
 // good tells whether the file has the field, without an error.
 func (d *decoder) good(path string) bool { return d.set(path) && d.clean(path) }
@@ -60,12 +53,10 @@ func (d *decoder) good(path string) bool { return d.set(path) && d.clean(path) }
 // wrong reports a mistake at the field's value.
 func (d *decoder) wrong(path, format string, args ...any) { d.fail(path, d.at[path], format, args...) }
 
-// require reports the fields that a block lacks, at the block's start. It says nothing about a block that is absent, or
-// that is not a block.
+// require reports the fields that a block lacks, at the block's start. It says nothing about a block that is absent or
+// could not be read, nor about a field whose misspelt name has been reported.
 func (d *decoder) require(path string, names ...string) {
-	if !d.set(path) || slices.ContainsFunc(d.errs, func(e *Error) bool {
-		return e.Path == path && position{e.Line, e.Column} == d.at[path]
-	}) {
+	if !d.blocks[path] {
 		return
 	}
 	block := "the block that starts here"
@@ -73,7 +64,7 @@ func (d *decoder) require(path string, names ...string) {
 		block = "the file"
 	}
 	for _, name := range names {
-		if !d.set(join(path, name)) {
+		if p := join(path, name); !d.set(p) && d.clean(p) {
 			d.fail(path, d.at[path], "%s lacks the required field %q", block, name)
 		}
 	}

@@ -43,6 +43,8 @@ type decoder struct {
 	errs  Errors
 
 	at      map[string]position // where the value of a field path stands
+	blocks  map[string]bool     // paths of structs that were read from a block
+	failed  map[string]bool     // paths that have an error, at them or below
 	types   map[string]string   // the type field of each source, by the source's path
 	shown   map[position]bool   // scalars that an excerpt may show
 	secrets []string            // texts of secret fields and of variables
@@ -66,6 +68,10 @@ var (
 
 func (d *decoder) fail(path string, at position, format string, args ...any) {
 	d.errs = append(d.errs, &Error{File: d.name, Line: at.line, Column: at.column, Path: path, Err: fmt.Errorf(format, args...)})
+	for path != "" {
+		d.failed[path] = true
+		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+	}
 }
 
 // decode reads n into v, which holds the default. A value with a mistake leaves it.
@@ -138,6 +144,7 @@ func (d *decoder) decodeStruct(n ast.Node, at value, v reflect.Value, alsoKnown 
 	if !ok {
 		return
 	}
+	d.blocks[at.path] = true
 	fields := fieldsOf(v)
 	names := append([]string{}, alsoKnown...)
 	for _, f := range fields {
@@ -149,6 +156,7 @@ func (d *decoder) decodeStruct(n ast.Node, at value, v reflect.Value, alsoKnown 
 		byName[key] = entry
 		if !slices.Contains(names, key) {
 			d.fail(at.path, tokenPosition(entry.Key.GetToken()), "unknown field %s; %s", quote(key), suggest(key, names))
+			d.failed[join(at.path, nearest(key, names))] = true
 		}
 	}
 	for _, f := range fields {
@@ -263,12 +271,12 @@ func (d *decoder) decodeSource(n ast.Node, at value, v reflect.Value) {
 		d.fail(at.path, nodePosition(n), "the block that starts here lacks the required field \"type\"; write one of %s", strings.Join(names, ", "))
 		return
 	}
-	make, found := d.known[kind]
+	newConfig, found := d.known[kind]
 	if !found {
 		d.fail(path, d.at[path], "there is no source %s; %s", quote(kind), suggest(kind, names))
 		return
 	}
-	config := make()
+	config := newConfig()
 	d.types[at.path] = kind
 	d.decodeStruct(n, at, reflect.ValueOf(config).Elem(), "type")
 	v.Set(reflect.ValueOf(config))

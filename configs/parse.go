@@ -16,13 +16,15 @@ import (
 func parse(name string, text []byte, env func(string) (string, bool), known kinds) (*Config, error) {
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	d := &decoder{
-		name:  name,
-		lines: strings.Split(string(text), "\n"),
-		env:   env,
-		known: known,
-		at:    map[string]position{},
-		types: map[string]string{},
-		shown: map[position]bool{},
+		name:   name,
+		lines:  strings.Split(string(text), "\n"),
+		env:    env,
+		known:  known,
+		at:     map[string]position{},
+		blocks: map[string]bool{},
+		failed: map[string]bool{},
+		types:  map[string]string{},
+		shown:  map[position]bool{},
 	}
 	root := d.root(text)
 	if root == nil {

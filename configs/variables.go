@@ -36,7 +36,7 @@ func expand(text string, env func(string) (string, bool)) (expanded string, name
 		}
 		value, set := env(name)
 		switch {
-		case hasFallback && value == "":
+		case hasFallback && (!set || value == ""):
 			value = fallback
 		case !set:
 			errs = append(errs, &UnsetVariableError{Name: name})
