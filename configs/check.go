@@ -27,6 +27,9 @@ func (d *decoder) check(c *Config) {
 		d.checkLog(&c.Log)
 	}
 	d.checkTopics("topics", &c.Topics)
+	if p := "topics.replication"; d.good(p) && d.set("log.embedded") && c.Topics.Replication > 1 {
+		d.wrong(p, "the embedded log keeps one copy; remove the line, or use brokers")
+	}
 	if d.set("captures") && len(c.Captures) == 0 && d.clean("captures") {
 		d.fail("captures", d.at["captures"], "the list is empty; add a capture with name, source and tables")
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"weft/sources/all"
 )
 
 const smallest = `
@@ -101,25 +103,43 @@ func TestEveryFieldIsTested(t *testing.T) {
 	}
 	// These cannot stand beside the others; TestDefaults and TestEmbedded have them.
 	elsewhere := "embedded dir listen age bytes password_file token token_file password"
-	var walk func(t reflect.Type) []string
-	walk = func(typ reflect.Type) (names []string) {
-		switch typ.Kind() {
-		case reflect.Pointer, reflect.Slice, reflect.Map:
-			return walk(typ.Elem())
-		case reflect.Struct:
-			for _, f := range fieldsOf(reflect.New(typ).Elem()) {
-				names = append(append(names, f.name), walk(f.value.Type())...)
-			}
-		}
-		return names
-	}
-	names := walk(reflect.TypeFor[Config]())
+	names := fieldNames(reflect.TypeFor[Config]())
 	if len(names) < 40 {
 		t.Fatalf("found only %d fields", len(names))
 	}
 	for _, name := range names {
 		if !strings.Contains(string(text), name+":") && !strings.Contains(" "+elsewhere+" ", " "+name+" ") {
 			t.Errorf("full.yaml lacks %s", name)
+		}
+	}
+}
+
+// fieldNames lists the names of all fields of a type and of those below it.
+func fieldNames(of reflect.Type) (names []string) {
+	switch of.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		return fieldNames(of.Elem())
+	case reflect.Struct:
+		for _, f := range fieldsOf(reflect.New(of).Elem()) {
+			names = append(append(names, f.name), fieldNames(f.value.Type())...)
+		}
+	}
+	return names
+}
+
+// TestDocumented: docs/configuration.md has every field, those of the sources too.
+func TestDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := fieldNames(reflect.TypeFor[Config]())
+	for _, newConfig := range all.Kinds {
+		names = append(names, fieldNames(reflect.TypeOf(newConfig()))...)
+	}
+	for _, name := range names {
+		if !strings.Contains(string(text), name+"`") && !strings.Contains(string(text), "`"+name+".") && !strings.Contains(string(text), "\n## "+name+"\n") {
+			t.Errorf("docs/configuration.md lacks %s", name)
 		}
 	}
 }
@@ -189,11 +209,11 @@ func TestErrorKinds(t *testing.T) {
 	if !errors.As(err, &unset) || unset.Name != "NOT_SET" {
 		t.Errorf("no UnsetVariableError in %v", err)
 	}
-	var all Errors
-	if !errors.As(err, &all) || len(all) != 1 {
+	var list Errors
+	if !errors.As(err, &list) || len(list) != 1 {
 		t.Fatalf("not one error: %v", err)
 	}
-	if e := all[0]; e.File != "weft.yaml" || e.Line != 6 || e.Column != 31 || e.Path != "captures[0].source.url" {
+	if e := list[0]; e.File != "weft.yaml" || e.Line != 6 || e.Column != 31 || e.Path != "captures[0].source.url" {
 		t.Errorf("wrong place: %+v", e)
 	}
 }
@@ -252,6 +272,48 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestExcerpt(t *testing.T) {
+	for _, test := range []struct {
+		line string
+		at   position
+		want string
+	}{
+		{"a: b", position{7, 4}, "   7 | a: b\n     |    ^"},
+		{"\ta: b", position{12345, 2}, "12345 | \ta: b\n      | \t^"},
+		{"a:", position{1, 3}, "   1 | a:\n     |   ^"},
+		{"a:", position{1, 9}, "   1 | a:"},
+		{"  ", position{1, 1}, ""},
+		{strings.Repeat("é", 130), position{1, 120}, "   1 | " + strings.Repeat("é", 120) + "…\n     | " + strings.Repeat(" ", 119) + "^"},
+		{strings.Repeat("é", 130), position{1, 130}, "   1 | " + strings.Repeat("é", 120) + "…"},
+	} {
+		if got := excerpt(test.line, test.at); got != test.want {
+			t.Errorf("%q at %v gives\n%s\nwant\n%s", test.line, test.at, got, test.want)
+		}
+	}
+}
+
+func TestMasked(t *testing.T) {
+	line, at := masked("é: abcdef, x: y # c\r", []span{{3, 9, mask}, {16, -1, ""}}, position{1, 12})
+	if line != "é: ***, x: y" || at != (position{1, 9}) {
+		t.Errorf("gives %q, %v", line, at)
+	}
+}
+
+// TestRedact: a source's error does not give away a password in any form that it may take there.
+func TestRedact(t *testing.T) {
+	d := &decoder{secrets: []string{`postgres://weft:hun%2Fter2@db/shop`, "short", "shorter"}}
+	for text, want := range map[string]string{
+		`parse "postgres://weft:hun%2Fter2@db/shop": bad`: `parse "***": bad`,
+		`password hun/ter2 is wrong`:                      `password *** is wrong`,
+		`password hun%2Fter2 is wrong`:                    `password *** is wrong`,
+		`shorter`:                                         `***`,
+	} {
+		if got := d.redact(text); got != want {
+			t.Errorf("%s gives %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestSecretIsNotPrinted(t *testing.T) {
 	s := SASL{Password: "hunter2", Token: "hunter2"}
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
@@ -283,16 +345,16 @@ func FuzzParse(f *testing.F) {
 		if err == nil {
 			return
 		}
-		var all Errors
-		if !errors.As(err, &all) || len(all) == 0 {
+		var list Errors
+		if !errors.As(err, &list) || len(list) == 0 {
 			t.Fatalf("not Errors: %v", err)
 		}
-		for i, e := range all {
+		for i, e := range list {
 			if e.Line < 1 || e.Column < 1 || e.Err == nil {
 				t.Errorf("no place or message: %+v", e)
 			}
-			if i > 0 && all[i-1].Line > e.Line {
-				t.Errorf("line %d is reported after %d", e.Line, all[i-1].Line)
+			if i > 0 && list[i-1].Line > e.Line {
+				t.Errorf("line %d is reported after %d", e.Line, list[i-1].Line)
 			}
 		}
 		// The texts of variables are not in the file, so no error can have them from there.
