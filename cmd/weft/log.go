@@ -19,7 +19,7 @@ import (
 func openLog(c configs.Log, shared bool, logger hclog.Logger) (*sink.Log, func() error, error) {
 	l := &sink.Log{
 		Brokers: c.Brokers, Profile: string(c.Profile), ClientID: c.ClientID, Zone: c.Zone,
-		Compression: string(c.Compression), MaxRecordBytes: int(c.MaxRecord), CommitBytes: int(c.Commit.Bytes), Logger: logger.Named("log"),
+		Compression: string(c.Compression), MaxRecordBytes: 0, CommitBytes: int(c.Commit.Bytes), Logger: logger.Named("log"),
 	}
 	nothing := func() error { return nil }
 	if e := c.Embedded; e != nil {

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weft/checkpoint"
+	"weft/cmd/weft/internal/demo"
+	"weft/configs"
+	"weft/sink"
+)
+
+// demoConfig is the config file that a user would write for it.
+const demoConfig = `log:
+  embedded: {dir: %q, listen: "127.0.0.1:0"}
+topics: {prefix: shop, partitions: 3}
+logging: {level: warn}
+captures:
+  - name: shop
+    source: {type: sqlite, path: %q, interval: 50ms}
+    tables: [orders]
+`
+
+// demoTopic is where the demo's changes go.
+const demoTopic = "shop." + demo.Table
+
+func demoCommand(a *app) *cobra.Command {
+	var lasts time.Duration
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Show the main job in one process: a shop on SQLite is captured into an embedded log",
+		Long: `Show the main job in one process, with nothing to install: a small shop writes to a SQLite database while it is
+captured into an embedded log; the changes are shown as they arrive; at the end what arrived is folded to a table and
+compared with the shop's. Exit code 0 only if they are equal.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if lasts <= 0 {
+				return &exitError{exitUsage, fmt.Errorf("--for %s: must be above zero", lasts)}
+			}
+			return a.demo(cmd.Context(), lasts, dir)
+		},
+	}
+	cmd.Flags().DurationVar(&lasts, "for", 10*time.Second, "how long the shop is open")
+	cmd.Flags().StringVar(&dir, "dir", "", "keep database and log in this new directory (default: a temporary one, removed at the end)")
+	return cmd
+}
+
+func (a *app) demo(ctx context.Context, lasts time.Duration, dir string) (err error) {
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "weft-demo-"); err != nil {
+			return failed(err)
+		}
+		defer os.RemoveAll(dir)
+	} else if err := os.Mkdir(dir, 0o755); err != nil {
+		return failed(fmt.Errorf("--dir must not exist yet: %w", err))
+	}
+	path := filepath.Join(dir, "shop.db")
+	text := fmt.Sprintf(demoConfig, filepath.Join(dir, "log"), path)
+	c, err := configs.Parse("demo.yaml", []byte(text), os.LookupEnv)
+	if err != nil {
+		return failed(err)
+	}
+	shop, err := demo.Open(ctx, path)
+	if err != nil {
+		return failed(err)
+	}
+	defer closing(shop.Close, &err)
+	logger := a.logger(c.Logging)
+	log, closeLog, err := openLog(c.Log, false, logger)
+	if err != nil {
+		return failed(err)
+	}
+	defer closing(closeLog, &err)
+	fmt.Fprintf(a.stdout, "A shop writes to %s for %s; its table %s is captured into the embedded log at %s.\n\n", path, lasts, demo.Table, log.Brokers[0])
+
+	capturing, stopCapture := context.WithCancel(ctx)
+	captured := make(chan error, 1)
+	go func() { captured <- runCaptures(capturing, c, log, logger) }()
+	err = a.openShop(ctx, shop, c, log, logger, lasts)
+	stopCapture()
+	return errors.Join(err, failed(<-captured))
+}
+
+// openShop runs the shop beside its capture, shows what arrives, and judges it.
+func (a *app) openShop(ctx context.Context, shop *demo.Shop, c *configs.Config, log *sink.Log, logger hclog.Logger, lasts time.Duration) error {
+	cl, err := log.Client()
+	if err != nil {
+		return failed(err)
+	}
+	defer cl.Close()
+	// Rows from before the capture's first start are not captured: its first checkpoint is the opening bell.
+	if err := await(ctx, 30*time.Second, func() (bool, error) {
+		all, err := checkpoint.Load(ctx, cl)
+		_, started := all[c.Captures[0].Name]
+		return started, err
+	}); err != nil {
+		return failed(fmt.Errorf("the capture does not start: %w", err))
+	}
+	began := time.Now()
+	writing, closeShop := context.WithTimeout(ctx, lasts)
+	defer closeShop()
+	written := make(chan error, 1)
+	go func() { written <- shop.Run(writing, 40*time.Millisecond) }()
+
+	showing, stopShowing := context.WithCancel(ctx)
+	shown := make(chan error, 1)
+	go func() { shown <- a.show(showing, cl, began) }()
+	err = <-written
+	if err == nil {
+		err = a.judge(ctx, shop, cl)
+	}
+	stopShowing()
+	return errors.Join(err, failed(<-shown))
+}
+
+// show prints the changes of the topic as they arrive, from the time that it exists.
+func (a *app) show(ctx context.Context, cl *kgo.Client, began time.Time) error {
+	err := await(ctx, 30*time.Second, func() (bool, error) {
+		_, _, err := checkpoint.Bounds(ctx, cl, demoTopic)
+		return err == nil, nil
+	})
+	if err != nil {
+		return nil // the shop closed before its first write arrived; the judge says what that means
+	}
+	return follow(ctx, cl, demoTopic, make([]int64, 3), func(r *kgo.Record) error {
+		change, err := demo.Line(r.Value)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(a.stdout, "%8.3fs  %s[%d]@%-4d %s  %s\n", time.Since(began).Seconds(), r.Topic, r.Partition, r.Offset, r.Key, change)
+		return err
+	})
+}
+
+// judge folds the topic until it equals the table, which must be soon, and says what came of it.
+func (a *app) judge(ctx context.Context, shop *demo.Shop, cl *kgo.Client) error {
+	if ctx.Err() != nil { // Ctrl-C closes the shop early; what it wrote must have arrived all the same
+		ctx = context.WithoutCancel(ctx)
+	}
+	want, err := shop.Rows(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	var got *demo.Arrived
+	err = await(ctx, 10*time.Second, func() (bool, error) {
+		got, err = demo.Read(ctx, cl, demoTopic)
+		return err == nil && got.Difference(want) == "", err
+	})
+	if got == nil {
+		return failed(err)
+	}
+	fmt.Fprintf(a.stdout, "\n%d writes to %d orders; %d changes arrived, %d sequences twice.\n", shop.Writes, len(want), got.Changes, got.Twice)
+	if difference := got.Difference(want); difference != "" || got.Twice > 0 || len(want) == 0 {
+		return &exitError{exitNotSo, fmt.Errorf("the topic does not fold to the table: %s", difference)}
+	}
+	fmt.Fprintf(a.stdout, "The topic folds to exactly the table: %d rows, all columns equal.\n", len(want))
+	return nil
+}
+
+// await asks done every 50 ms until it says so; after d it gives up.
+func await(ctx context.Context, d time.Duration, done func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
