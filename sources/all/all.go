@@ -8,5 +8,5 @@ import (
 
 // Kinds makes an empty config for each value that a source's type field may have.
 var Kinds = map[string]func() sources.Config{
-	"sqlite":   func() sources.Config { return &polling.SQLiteConfig{} },
+	"sqlite": func() sources.Config { return &polling.SQLiteConfig{} },
 }

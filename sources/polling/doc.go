@@ -19,7 +19,7 @@
 // # SQLite
 //
 // The file has a one-row table weft_counter, and each captured table an integer column (weft_version unless
-// configured otherwise) with a unique index, which two triggers set from the counter within the transaction that writes
+// configured otherwise) with an index, which two triggers set from the counter within the transaction that writes
 // the row. SQLiteStatements returns the statements that make all of it, and an Open that finds a part missing prints
 // them. The source itself only reads: the connection is opened read-only.
 //

@@ -222,7 +222,7 @@ func (v *sqliteView) read(ctx context.Context, t *table, after int64, b *batch) 
 	}
 	last = after
 	for !full && rows.Next() {
-		row, err := v.row(t, rows, b)
+		row, err := v.row(t, rows, last, b)
 		if err != nil {
 			return after, false, errors.Join(err, rows.Close())
 		}
@@ -244,7 +244,8 @@ type sqliteRow struct {
 	values    []sources.Value
 }
 
-func (v *sqliteView) row(t *table, rows *sql.Rows, b *batch) (sqliteRow, error) {
+// row reads the row that rows stands on; last is the watermark of the one before, which none shares.
+func (v *sqliteView) row(t *table, rows *sql.Rows, last int64, b *batch) (sqliteRow, error) {
 	d := v.dialect
 	row := sqliteRow{values: b.row(len(t.Columns))}
 	for i := range row.values {
@@ -257,6 +258,21 @@ func (v *sqliteView) row(t *table, rows *sql.Rows, b *batch) (sqliteRow, error) 
 	}
 	for i := range row.values {
 		row.values[i] = t.scan[i+1].(*cell).value
+	}
+	number, ok := (*watermark).(int64)
+	if !ok || number > v.counter {
+		return row, sources.Fatal(
+			fmt.Sprintf("have the triggers number it: UPDATE %s SET %s = NULL WHERE %s > %d;",
+				quote(t.name), quote(d.watermark), quote(d.watermark), v.counter),
+			"%s: table %s, key %s: %s is %v, which no trigger set: %s is at %d",
+			d.path, t.name, keyText(t, row.values), d.watermark, *watermark, counterTable, v.counter)
+	}
+	if number == last {
+		return row, sources.Fatal(
+			fmt.Sprintf("have the triggers number them: UPDATE %s SET %s = NULL WHERE %s = %d;",
+				quote(t.name), quote(d.watermark), quote(d.watermark), number),
+			"%s: table %s, key %s: %s is %d, as in another row, so no trigger set it",
+			d.path, t.name, keyText(t, row.values), d.watermark, number)
 	}
 	for i := range row.values {
 		if err := t.scan[i+1].(*cell).err; err != nil {
@@ -272,14 +288,6 @@ func (v *sqliteView) row(t *table, rows *sql.Rows, b *batch) (sqliteRow, error) 
 				"%s: table %s: the key column %s is NULL in the row whose %s is %v",
 				d.path, t.name, t.Columns[k].Name, d.watermark, *watermark)
 		}
-	}
-	number, ok := (*watermark).(int64)
-	if !ok || number > v.counter {
-		return row, sources.Fatal(
-			fmt.Sprintf("have the triggers number it: UPDATE %s SET %s = NULL WHERE %s > %d;",
-				quote(t.name), quote(d.watermark), quote(d.watermark), v.counter),
-			"%s: table %s, key %s: %s is %v, which no trigger set: %s is at %d",
-			d.path, t.name, keyText(t, row.values), d.watermark, *watermark, counterTable, v.counter)
 	}
 	row.watermark = number
 	return row, nil

@@ -23,7 +23,7 @@ const (
 )
 
 // SQLiteStatements returns what prepares a table that has the integer column watermark: the counter, which all tables
-// of a database share, a unique index, the triggers that number each write, and an update that numbers the rows that
+// of a database share, an index, the triggers that number each write, and an update that numbers the rows that
 // are there. All of it may be run again without harm. Key is the primary key of a WITHOUT ROWID table, and empty for
 // any other.
 func SQLiteStatements(table, watermark string, key ...string) []string {
@@ -42,7 +42,7 @@ func SQLiteStatements(table, watermark string, key ...string) []string {
 	return []string{
 		createCounter,
 		fillCounter,
-		fmt.Sprintf("CREATE UNIQUE INDEX IF NOT EXISTS %s ON %s (%s);", name("index"), t, w),
+		fmt.Sprintf("CREATE INDEX IF NOT EXISTS %s ON %s (%s);", name("index"), t, w),
 		fmt.Sprintf("CREATE TRIGGER IF NOT EXISTS %s AFTER INSERT ON %s %s", name("insert"), t, body),
 		// The condition leaves out the update that the triggers themselves make, and nothing else: not a write that
 		// keeps the number, and not one that sets a number of its own.
@@ -293,10 +293,10 @@ func (v *sqliteView) missing(ctx context.Context, t *table) (string, error) {
 	if err != nil || !counter {
 		return fmt.Sprintf("there is no table %s with one row", counterTable), err
 	}
-	unique, err := v.exists(ctx, `SELECT 1 FROM pragma_index_list(?1) l WHERE l."unique" AND NOT l.partial AND `+
-		`(SELECT count(*) = 1 AND lower(max(name)) = lower(?2) FROM pragma_index_info(l.name))`, t.name, d.watermark)
-	if err != nil || !unique {
-		return fmt.Sprintf("the column %s has no unique index", d.watermark), err
+	index, err := v.exists(ctx, `SELECT 1 FROM pragma_index_list(?1) l WHERE NOT l.partial AND `+
+		`(SELECT lower(name) = lower(?2) FROM pragma_index_info(l.name) WHERE seqno = 0)`, t.name, d.watermark)
+	if err != nil || !index {
+		return fmt.Sprintf("the column %s has no index", d.watermark), err
 	}
 	if missing, err := v.missingTrigger(ctx, t); err != nil || missing != "" {
 		return missing, err

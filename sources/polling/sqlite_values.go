@@ -124,8 +124,8 @@ func (c *cell) real(v float64) {
 	room := c.batch.room(maxText)
 	format := byte('g')
 	switch c.class {
-	case realClass, numericClass:
-	case decimalClass:
+	case realClass:
+	case decimalClass, numericClass:
 		format = 'f'
 	case jsonClass:
 		if math.IsInf(v, 0) {
