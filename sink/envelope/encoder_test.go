@@ -1,6 +1,9 @@
 package envelope
 
 import (
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -137,5 +140,166 @@ func TestRecords(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Records must stay right when buf moves while a later record, or a later change, is appended.
+func TestRecordsSurviveGrowth(t *testing.T) {
+	e, table := newEncoder(t, JSON), customers()
+	buf, records := make([]byte, 0, 1), []Record(nil)
+	for i := range 1000 {
+		id := sources.Value{Data: fmt.Appendf(nil, "%d", i), State: sources.Present}
+		c := &sources.Change{Op: sources.OpDelete, Table: table, Before: []sources.Value{id, unsent, unsent}}
+		var err error
+		if buf, records, err = e.Encode(buf, records, c, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(records) != 2000 {
+		t.Fatalf("got %d records", len(records))
+	}
+	for i, r := range records {
+		if want := fmt.Sprintf(`{"id":%d}`, i/2); string(r.Key) != want {
+			t.Fatalf("record %d has key %s, want %s", i, r.Key, want)
+		}
+		if i%2 == 0 && !strings.HasPrefix(string(r.Value), fmt.Sprintf(`{"before":{"id":%d},`, i/2)) {
+			t.Fatalf("record %d has value %s", i, r.Value)
+		}
+		if cap(r.Key) != len(r.Key) || cap(r.Value) != len(r.Value) {
+			t.Fatal("appending to a record would overwrite the next")
+		}
+	}
+}
+
+func TestTruncateKeyIsEmptyAndNotNil(t *testing.T) {
+	_, records, err := newEncoder(t, JSON).Encode(nil, nil, &sources.Change{Op: sources.OpTruncate, Table: customers()}, nil)
+	if err != nil || len(records) != 1 || records[0].Key == nil || len(records[0].Key) != 0 {
+		t.Fatalf("got %+v, %v", records, err)
+	}
+}
+
+func TestMessage(t *testing.T) {
+	c := &sources.Change{Op: sources.OpMessage, CommitTime: -1, Meta: []byte(`"lsn":1`),
+		Message: &sources.Message{Database: "db", Prefix: `my "prefix"`, Content: []byte{0, 255, 16}}}
+	want := record{`{"prefix":"my \"prefix\""}`, `{"op":"m","ts_ms":1795378140123,"source":{"version":"1.0.0","connector":"postgresql",` +
+		`"name":"shop","ts_ms":-1,"snapshot":"false","db":"db","ts_us":-1,"ts_ns":-1000,"schema":"","table":"","lsn":1,` +
+		`"seq":"00000001.0a.00000003.2"},"transaction":null,"message":{"prefix":"my \"prefix\"","content":"AP8Q"}}`, "2", "<nil>", "<nil>"}
+	for _, d := range []Dialect{JSON, Debezium} {
+		if got := encode(t, newEncoder(t, d), c); len(got) != 1 || got[0] != want {
+			t.Errorf("%s:\n got %v\nwant %v", d, got, want)
+		}
+	}
+	c.Message.Prefix = "\xff"
+	if _, _, err := newEncoder(t, JSON).Encode(nil, nil, c, nil); err == nil || !strings.Contains(err.Error(), "message") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A row that a snapshot read says so, and a commit time that nobody knows is null and not 1970.
+func TestSourceBlock(t *testing.T) {
+	c := &sources.Change{Op: sources.OpRead, Table: customers(), After: []sources.Value{present("1"), sqlNull, sqlNull}}
+	got := encode(t, newEncoder(t, JSON), c)[0].value
+	want := `"ts_ms":null,"snapshot":"true","db":"postgres","ts_us":null,"ts_ns":null,"schema":"inv","table":"customers","seq":`
+	if !strings.Contains(got, want) || !strings.Contains(got, `"transaction":null,"op":"r"`) {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestNamesAreEscaped(t *testing.T) {
+	table := &sources.Table{Database: `d"b`, Schema: `s\`, Name: "Mixed Case.Näme", Key: []int{0}, Columns: []sources.Column{
+		{Name: "a\"\n", Type: sources.Type{Kind: sources.Int}}, {Name: "Col Ümlaut", Type: sources.Type{}}}}
+	c := &sources.Change{Op: sources.OpUpdate, Table: table, After: []sources.Value{present("1"), unsent}}
+	got := encode(t, newEncoder(t, Debezium), c)[0]
+	if got.key != `{"a\"\n":1}` {
+		t.Errorf("key %s", got.key)
+	}
+	for _, part := range []string{`"db":"d\"b"`, `"schema":"s\\"`, `"table":"Mixed Case.Näme"`, `"unavailable":["Col Ümlaut"]`,
+		`"after":{"a\"\n":1,"Col Ümlaut":"__debezium_unavailable_value"}`} {
+		if !strings.Contains(got.value, part) {
+			t.Errorf("value %s lacks %s", got.value, part)
+		}
+	}
+}
+
+// A table's definition is told by its pointer; a new one under the same name is encoded by its own columns.
+func TestTableChanges(t *testing.T) {
+	e, old := newEncoder(t, JSON), customers()
+	grown := customers()
+	grown.Columns = grown.Columns[:2]
+	for range 2 {
+		for _, table := range []*sources.Table{old, grown} {
+			row := make([]sources.Value, len(table.Columns))
+			row[0] = present("1")
+			got := encode(t, e, &sources.Change{Op: sources.OpCreate, Table: table, After: row})[0].value
+			if strings.Contains(got, `"email"`) != (table == old) {
+				t.Errorf("got %s", got)
+			}
+		}
+	}
+	for range maxTables + 1 {
+		if _, err := e.table(customers()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(e.tables) > maxTables {
+		t.Errorf("keeps %d tables", len(e.tables))
+	}
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	table := customers()
+	bad := customers()
+	bad.Columns[1].Type.Kind = 99
+	noElem := customers()
+	noElem.Columns[1].Type.Kind = sources.Array
+	badKey := customers()
+	badKey.Key = []int{3}
+	tests := []struct {
+		name   string
+		change sources.Change
+		want   string
+	}{
+		{"no table", sources.Change{Op: 'c'}, "no table"},
+		{"unknown op", sources.Change{Op: 'x', Table: table}, "op is unknown"},
+		{"create without a row", sources.Change{Op: 'c', Table: table}, "lacks the row"},
+		{"delete without a row", sources.Change{Op: 'd', Table: table}, "lacks the row"},
+		{"too few values", sources.Change{Op: 'c', Table: table, After: []sources.Value{present("1")}}, "each column"},
+		{"message without content", sources.Change{Op: 'm'}, "lacks the row"},
+		{"unknown kind", sources.Change{Op: 't', Table: bad}, "column name: the type  has the unknown kind 99"},
+		{"array without element", sources.Change{Op: 't', Table: noElem}, "no element type"},
+		{"key out of range", sources.Change{Op: 't', Table: badKey}, "each column"},
+		{"unknown key", sources.Change{Op: 'd', Table: table, Before: []sources.Value{unsent, sqlNull, sqlNull}},
+			"table inv.customers, column id: the datastore did not send this key column's value; to mend it: make the column"},
+		{"bad key", sources.Change{Op: 'd', Table: table, Before: []sources.Value{present("x"), sqlNull, sqlNull}}, "column id: the value is not an integer"},
+		{"bad new key", sources.Change{Op: 'u', Table: table, Before: []sources.Value{present("1"), sqlNull, sqlNull},
+			After: []sources.Value{present("x"), sqlNull, sqlNull}}, "column id: the value is not an integer"},
+		{"not UTF-8", sources.Change{Op: 'u', Table: table, After: []sources.Value{present("1"), sqlNull, present("\xff")}},
+			`table inv.customers, column email, key {"id":1}: the text is not valid UTF-8`},
+		{"bad old row", sources.Change{Op: 'd', Table: table, Before: []sources.Value{present("1"), present("\xff"), sqlNull}},
+			`column name, key {"id":1}: the text is not valid UTF-8`},
+		{"bad transaction", sources.Change{Op: 't', Table: table, Transaction: &sources.Transaction{ID: "\xff"}}, "not valid UTF-8"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			buf, records, err := newEncoder(t, JSON).Encode([]byte("kept"), nil, &test.change, nil)
+			var fatal *sources.FatalError
+			if err == nil || !strings.Contains(err.Error(), test.want) || !errors.As(err, &fatal) || fatal.Remedy == "" {
+				t.Errorf("got %v, want a fatal error with %q", err, test.want)
+			}
+			if string(buf) != "kept" || len(records) > 0 {
+				t.Errorf("left %q and %d records", buf, len(records))
+			}
+		})
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, o := range []Options{{Dialect: "avro"}, {Name: "\xff"}} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%+v: no error", o)
+		}
+	}
+	if e, err := New(Options{}); err != nil || e.dialect != JSON || e.now == nil {
+		t.Errorf("the defaults: %+v, %v", e, err)
 	}
 }

@@ -288,6 +288,18 @@ func TestUnknownIsSaid(t *testing.T) {
 	}
 }
 
+// A row that comes from another key has nothing of what was at its own key before.
+func TestKeyChangeForgetsTheNewKeysPast(t *testing.T) {
+	l, table := newLog(t, envelope.JSON, 1), New()
+	l.add(&sources.Change{Op: 'c', Table: things(), After: []sources.Value{value("2"), null, value("stale")}}, 0)
+	l.add(&sources.Change{Op: 'u', Table: things(), Before: []sources.Value{value("1"), unsent, unsent},
+		After: []sources.Value{value("2"), null, unsent}}, 0)
+	apply(t, table, 0, l)
+	if got, want := text(t, table), `{"id":2} {"id":2,"n":null} x1 unknown [big]`+"\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // A row whose key changes twice is read from the newest partition back to the oldest: each half waits for the one before.
 func TestKeyChangesReadBackwards(t *testing.T) {
 	for _, d := range dialects {
