@@ -3,6 +3,7 @@ package integration
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,10 +70,10 @@ captures:
     snapshot: never
 `, to.config, name, url, strings.Join(tables, ", "))
 	d := startDaemon(t, config)
-	pulse := pulses{t: t, d: d, c: c, table: "inv.pulse", broker: to.broker, topic: name + ".inv.pulse"}
-	pulse.await()
+	pulse := pulse{insert: inserter(c, "inv.pulse"), broker: to.broker, topic: name + ".inv.pulse"}
+	pulse.await(t, d, time.Minute)
 	runScript(t, c, "03-stream.sql")
-	pulse.await()
+	pulse.await(t, d, time.Minute)
 
 	records, err := readTopics(t.Context(), to.broker, name)
 	if err != nil {
@@ -203,20 +204,12 @@ func recorded(file string) ([]fields, error) {
 	return all, lines.Err()
 }
 
-// pulses tell when everything before them has arrived.
-type pulses struct {
-	t                    testing.TB
-	d                    *daemon
-	c                    *pgx.Conn
-	table, broker, topic string
-	n                    int
-}
-
-func (p *pulses) await() {
-	p.t.Helper()
-	p.n++
-	execute(p.t, p.c, fmt.Sprintf("INSERT INTO %s VALUES (%d)", p.table, p.n))
-	awaitKey(p.t, p.d, time.Minute, p.broker, p.topic, fmt.Sprintf(`{"id":%d}`, p.n))
+// inserter inserts rows into a table whose only column is id.
+func inserter(c *pgx.Conn, table string) func(context.Context, int) error {
+	return func(ctx context.Context, id int) error {
+		_, err := c.Exec(ctx, fmt.Sprintf("INSERT INTO %s VALUES (%d)", table, id))
+		return err
+	}
 }
 
 func execute(t testing.TB, c *pgx.Conn, sql string) {

@@ -69,15 +69,15 @@ type killRun struct {
 	origin origin
 	to     logKind
 	config string
-	pulses int
 }
 
 func (k *killRun) run(kills int, seed uint64) {
 	k.Logf("SEED=%d", seed)
 	k.config = writeConfig(k, "log: %s\ntopics: {prefix: %s, partitions: %d, dialect: json}\ncaptures:\n  - {name: %s, %s}\n",
 		k.to.config, k.name, partitions, k.name, k.origin.capture())
+	pulse := pulse{insert: k.origin.pulse, broker: k.to.broker, topic: k.name + "." + k.origin.topic("pulse")}
 	d := startDaemon(k, k.config)
-	k.await(d, time.Minute)
+	pulse.await(k, d, time.Minute)
 
 	ctx, stop := context.WithCancel(k.Context())
 	defer stop()
@@ -100,23 +100,13 @@ func (k *killRun) run(kills int, seed uint64) {
 		k.Fatal(err)
 	}
 	began := time.Now()
-	k.await(d, 3*time.Minute)
+	pulse.await(k, d, 3*time.Minute)
 	k.Logf("drained in %s", time.Since(began).Round(time.Millisecond))
 	d.stop()
 	d = startDaemon(k, k.config)
-	k.await(d, time.Minute)
+	pulse.await(k, d, time.Minute)
 	k.judge()
 	d.stop()
-}
-
-// await waits until a row that is inserted now is in its topic, and so everything committed before it.
-func (k *killRun) await(d *daemon, limit time.Duration) {
-	k.Helper()
-	k.pulses++
-	if err := k.origin.pulse(k.Context(), k.pulses); err != nil {
-		k.Fatal(err)
-	}
-	awaitKey(k, d, limit, k.to.broker, k.name+"."+k.origin.topic("pulse"), fmt.Sprintf(`{"id":%d}`, k.pulses))
 }
 
 func (k *killRun) judge() {
@@ -132,6 +122,7 @@ func (k *killRun) judge() {
 	for _, r := range records {
 		topics[r.topic] = append(topics[r.topic], r)
 	}
+	delete(topics, k.name+"."+k.origin.topic("pulse"))
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
 		topic := k.name + "." + k.origin.topic(name)
 		problems := judge(topics[topic], tables[name])

@@ -48,8 +48,8 @@ captures:
   - {name: %[2]s, source: {type: postgres, url: %q}, tables: ["public.*"], snapshot: never}
 `, to.config, name, url)
 	d := startDaemon(t, config)
-	pulse := pulses{t: t, d: d, c: c, table: "pulse", broker: to.broker, topic: name + ".public.pulse"}
-	pulse.await()
+	pulse := pulse{insert: inserter(c, "pulse"), broker: to.broker, topic: name + ".public.pulse"}
+	pulse.await(t, d, time.Minute)
 	for _, sql := range []string{
 		"INSERT INTO orders VALUES (1, 'tea', 3.50)",
 		"UPDATE orders SET price = 4.00 WHERE id = 1",
@@ -59,7 +59,7 @@ captures:
 	} {
 		execute(t, c, sql)
 	}
-	pulse.await()
+	pulse.await(t, d, time.Minute)
 
 	topic := name + ".public.orders"
 	tailed := tailLines(t, config, topic)

@@ -137,12 +137,37 @@ func canonicalOf(v any) (string, error) {
 	return string(b), err
 }
 
-// awaitKey waits until a topic has a record with that key.
-func awaitKey(t testing.TB, d *daemon, limit time.Duration, broker, topic, key string) {
+// pulse tells when a capture has begun, and when it has caught up: by rows of a table for nothing else, whose key is id.
+type pulse struct {
+	insert        func(ctx context.Context, id int) error
+	broker, topic string
+	n             int
+}
+
+// await inserts rows until one of them is in the topic, and with it all that was committed before this call. The first
+// ones may never come: a capture begins with what is written after it was made.
+func (p *pulse) await(t testing.TB, d *daemon, limit time.Duration) {
 	t.Helper()
-	eventually(t, d, limit, topic+" has key "+key, func(ctx context.Context) (bool, error) {
-		records, err := readTopics(ctx, broker, topic)
-		return slices.ContainsFunc(records, func(r record) bool { return string(r.key) == key }), err
+	first, next := p.n+1, time.Time{}
+	eventually(t, d, limit, "a new row is in "+p.topic, func(ctx context.Context) (bool, error) {
+		if now := time.Now(); now.After(next) {
+			p.n++
+			if err := p.insert(ctx, p.n); err != nil {
+				return false, err
+			}
+			next = now.Add(time.Second)
+		}
+		records, err := readTopics(ctx, p.broker, p.topic)
+		for _, r := range records {
+			var key struct{ ID int }
+			if err := decode(r.key, &key); err != nil {
+				return false, err
+			}
+			if key.ID >= first {
+				return true, nil
+			}
+		}
+		return false, err
 	})
 }
 
