@@ -4,9 +4,11 @@ package all
 import (
 	"weft/sources"
 	"weft/sources/polling"
+	"weft/sources/postgres"
 )
 
 // Kinds makes an empty config for each value that a source's type field may have.
 var Kinds = map[string]func() sources.Config{
-	"sqlite": func() sources.Config { return &polling.SQLiteConfig{} },
+	"postgres": func() sources.Config { return &postgres.Config{} },
+	"sqlite":   func() sources.Config { return &polling.SQLiteConfig{} },
 }

@@ -145,7 +145,7 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 	for {
 		b, err := s.poll(polling)
 		if err != nil {
-			return sources.Batch{}, fmt.Errorf("poll %s: %w", s.place, err)
+			return sources.Batch{}, err
 		}
 		if len(b.Changes) > 0 {
 			return b, nil

@@ -120,22 +120,21 @@ func openSQLite(ctx context.Context, path string) (*sqliteDialect, error) {
 	return d, nil
 }
 
-// explain makes an error fatal if only somebody else can mend it.
+// explain adds the database's path to an error, and makes it fatal if only somebody else can mend it.
 func (d *sqliteDialect) explain(err error) error {
 	var serr *sqlite.Error
-	if !errors.As(err, &serr) {
-		return err
+	if errors.As(err, &serr) {
+		switch serr.Code() & 0xff {
+		case sqlite3.SQLITE_NOTADB:
+			return sources.Fatal("set path to an SQLite 3 database file", "%s: %w", d.path, err)
+		case sqlite3.SQLITE_CORRUPT:
+			return sources.Fatal("run PRAGMA integrity_check in it, and restore it from a backup", "%s: %w", d.path, err)
+		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
+			return sources.Fatal("give this process the right to read the file, and to write in its directory: readers of a "+
+				"database in WAL mode share a -shm file there", "%s: %w", d.path, err)
+		}
 	}
-	switch serr.Code() & 0xff {
-	case sqlite3.SQLITE_NOTADB:
-		return sources.Fatal("set path to an SQLite 3 database file", "open %s: %w", d.path, err)
-	case sqlite3.SQLITE_CORRUPT:
-		return sources.Fatal("run PRAGMA integrity_check in it and restore it from a backup", "read %s: %w", d.path, err)
-	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
-		return sources.Fatal("give this process the right to read the file, and to write in its directory: readers of a "+
-			"database in WAL mode share a -shm file there", "open %s: %w", d.path, err)
-	}
-	return err
+	return fmt.Errorf("%s: %w", d.path, err)
 }
 
 // changed implements dialect.
@@ -209,7 +208,7 @@ func (v *sqliteView) load(ctx context.Context) error {
 	const query = `SELECT value, "database" FROM ` + counterTable
 	if err := v.tx.QueryRowContext(ctx, query).Scan(&v.counter, &v.identity); err != nil {
 		return sources.Fatal("put its row back, with a value above every "+d.watermark,
-			"%s: read the row of the table %s: %w", d.path, counterTable, err)
+			"read the row of the table %s: %w", counterTable, err)
 	}
 	return nil
 }
@@ -224,7 +223,7 @@ func (v *sqliteView) read(ctx context.Context, t *table, after int64, b *batch) 
 	for !full && rows.Next() {
 		row, err := v.row(t, rows, last, b)
 		if err != nil {
-			return after, false, errors.Join(err, rows.Close())
+			return after, false, v.dialect.explain(errors.Join(err, rows.Close()))
 		}
 		if b.add(t, row.values) {
 			last = row.watermark
@@ -264,29 +263,29 @@ func (v *sqliteView) row(t *table, rows *sql.Rows, last int64, b *batch) (sqlite
 		return row, sources.Fatal(
 			fmt.Sprintf("have the triggers number it: UPDATE %s SET %s = NULL WHERE %s > %d;",
 				quote(t.name), quote(d.watermark), quote(d.watermark), v.counter),
-			"%s: table %s, key %s: %s is %v, which no trigger set: %s is at %d",
-			d.path, t.name, keyText(t, row.values), d.watermark, *watermark, counterTable, v.counter)
+			"table %s, key %s: %s is %v, which no trigger set: %s is at %d",
+			t.name, keyText(t, row.values), d.watermark, *watermark, counterTable, v.counter)
 	}
 	if number == last {
 		return row, sources.Fatal(
 			fmt.Sprintf("have the triggers number them: UPDATE %s SET %s = NULL WHERE %s = %d;",
 				quote(t.name), quote(d.watermark), quote(d.watermark), number),
-			"%s: table %s, key %s: %s is %d, as in another row, so no trigger set it",
-			d.path, t.name, keyText(t, row.values), d.watermark, number)
+			"table %s, key %s: %s is %d, as in another row, so no trigger set it",
+			t.name, keyText(t, row.values), d.watermark, number)
 	}
 	for i := range row.values {
 		if err := t.scan[i+1].(*cell).err; err != nil {
 			return row, sources.Fatal(
 				fmt.Sprintf("correct the value, or leave table %s out of the capture", t.name),
-				"%s: table %s, key %s, column %s: %w", d.path, t.name, keyText(t, row.values), t.Columns[i].Name, err)
+				"table %s, key %s, column %s: %w", t.name, keyText(t, row.values), t.Columns[i].Name, err)
 		}
 	}
 	for _, k := range t.Key {
 		if row.values[k].State == sources.Null {
 			return row, sources.Fatal(fmt.Sprintf("declare the column NOT NULL, and give this row a key: SELECT * FROM %s WHERE %s = %v",
 				quote(t.name), quote(d.watermark), *watermark),
-				"%s: table %s: the key column %s is NULL in the row whose %s is %v",
-				d.path, t.name, t.Columns[k].Name, d.watermark, *watermark)
+				"table %s: the key column %s is NULL in the row whose %s is %v",
+				t.name, t.Columns[k].Name, d.watermark, *watermark)
 		}
 	}
 	row.watermark = number

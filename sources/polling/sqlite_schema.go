@@ -123,11 +123,11 @@ func (v *sqliteView) match(ctx context.Context) ([]string, error) {
 		switch {
 		case found[i]:
 		case slices.ContainsFunc(views, func(view string) bool { return strings.EqualFold(view, pattern) }):
-			return nil, sources.Fatal("capture the tables that it reads", "tables: %s is a view in %s, and a view has no changes",
-				pattern, d.path)
+			return nil, sources.Fatal("capture the tables that it reads", "tables: %s is a view, and a view has no changes",
+				pattern)
 		default:
 			return nil, sources.Fatal(fmt.Sprintf("correct tables, or create the table; the database has: %s", strings.Join(all, ", ")),
-				"tables: nothing in %s matches %s", d.path, pattern)
+				"tables: no table matches %s", pattern)
 		}
 	}
 	return names, nil
@@ -225,14 +225,14 @@ func (v *sqliteView) setKey(t *table, primary []int) error {
 		for _, column := range columns {
 			i := columnIndex(t, column)
 			if i < 0 {
-				return sources.Fatal("correct keys", "keys: table %s of %s has no column %s", t.name, d.path, column)
+				return sources.Fatal("correct keys", "keys: table %s has no column %s", t.name, column)
 			}
 			t.Key = append(t.Key, i)
 		}
 	}
 	if len(t.Key) == 0 {
 		return sources.Fatal(fmt.Sprintf("give it a PRIMARY KEY, or name columns that tell its rows apart: keys: {%s: [COLUMN, ...]}", t.name),
-			"%s: table %s has no primary key, so its changes have no key", d.path, t.name)
+			"table %s has no primary key, so its changes have no key", t.name)
 	}
 	return nil
 }
@@ -269,7 +269,7 @@ func (v *sqliteView) verifyWatermark(ctx context.Context, t *table, primary []in
 		}
 	}
 	statements = append(statements, SQLiteStatements(t.name, d.watermark, key...)...)
-	return sources.Fatal("run in the database:\n"+strings.Join(statements, "\n"), "%s: table %s: %s", d.path, t.name, missing)
+	return sources.Fatal("run in the database:\n"+strings.Join(statements, "\n"), "table %s: %s", t.name, missing)
 }
 
 // missing says which part of what SQLiteStatements makes is not there, or "".
@@ -280,8 +280,8 @@ func (v *sqliteView) missing(ctx context.Context, t *table) (string, error) {
 		return fmt.Sprintf("it has no column %s", d.watermark), nil
 	}
 	if t.Columns[i].Type.Kind != sources.Int {
-		return "", sources.Fatal("name a column that is declared INTEGER in watermark", "%s: table %s: the column %s is declared %q",
-			d.path, t.name, d.watermark, t.Columns[i].Type.Name)
+		return "", sources.Fatal("name a column that is declared INTEGER in watermark", "table %s: the column %s is declared %q",
+			t.name, d.watermark, t.Columns[i].Type.Name)
 	}
 	counter, err := v.exists(ctx, `SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?`, counterTable)
 	if err != nil {

@@ -122,7 +122,11 @@ func TestOpenRefuses(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := newShop(t, "orders")
 			test.setup(s)
-			wantFatal(t, s.openError(), test.want...)
+			err := s.openError()
+			wantFatal(t, err, test.want...)
+			if s.opts.Position == nil {
+				wantParts(t, err, s.config.Path)
+			}
 		})
 	}
 }
@@ -350,5 +354,4 @@ func TestNextEnded(t *testing.T) {
 	if b := next(t, src); b.Position == nil || len(b.Changes) > 0 {
 		t.Fatalf("the first batch is lost: %s", show(b))
 	}
-	var _ sources.Config = s.config
 }
