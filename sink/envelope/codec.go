@@ -54,6 +54,9 @@ func newCodec(d Dialect, t *sources.Type, inArray bool) (*codec, error) {
 		}
 		c.elem, c.append, c.bounds = elem, appendArray, d == JSON
 		c.unavailable = append(append([]byte{'['}, elem.unavailable...), ']')
+		if t.Elem.Kind == sources.Int {
+			c.unavailable = []byte(placeholderInts)
+		}
 	case sources.Decimal, sources.Bits, sources.Date, sources.Time, sources.TimeTZ, sources.Timestamp,
 		sources.TimestampTZ, sources.Interval, sources.Point, sources.Map:
 		if d == Debezium {

@@ -8,11 +8,12 @@ import (
 	"weft/sources"
 )
 
-// What the debezium dialect writes for a value that nobody knows: Debezium's default of unavailable.value.placeholder, and
-// its bytes (https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-property-unavailable-value-placeholder).
+// What the debezium dialect writes for a value that nobody knows: Debezium's default of unavailable.value.placeholder, its
+// bytes, and for an array of integers its bytes as integers (https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-property-unavailable-value-placeholder).
 const (
 	placeholder      = `"__debezium_unavailable_value"`
 	placeholderBytes = `"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="`
+	placeholderInts  = `[95,95,100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101]`
 )
 
 // The numbers by which Debezium 3.6 says infinity. Those of a timestamp are the JDBC driver's milliseconds whatever the

@@ -221,6 +221,25 @@ func TestNamesAreEscaped(t *testing.T) {
 	}
 }
 
+// Each kind's placeholder is one that Debezium's consumers know, and which column it stands for is said beside it.
+func TestUnavailableInDebezium(t *testing.T) {
+	types := map[string]sources.Type{
+		`"__debezium_unavailable_value"`:               {Kind: sources.JSON},
+		`"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="`:   {Kind: sources.Bytes},
+		`["__debezium_unavailable_value"]`:             arrayOf(sources.Type{Kind: sources.Decimal}),
+		`["X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="]`: arrayOf(sources.Type{Kind: sources.Bytes}),
+		`[` + strings.Trim(strings.ReplaceAll(fmt.Sprint([]byte("__debezium_unavailable_value")), " ", ","), "[]") + `]`: arrayOf(
+			sources.Type{Kind: sources.Int}),
+	}
+	for want, typ := range types {
+		table := simpleTable("t", nil, sources.Column{Name: "c", Type: typ})
+		got := encode(t, newEncoder(t, Debezium), &sources.Change{Op: 'u', Table: table, After: []sources.Value{unsent}})[0].value
+		if !strings.Contains(got, `"after":{"c":`+want+`}`) || !strings.Contains(got, `"unavailable":["c"]`) {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 // A table's definition is told by its pointer; a new one under the same name is encoded by its own columns.
 func TestTableChanges(t *testing.T) {
 	e, old := newEncoder(t, JSON), customers()
