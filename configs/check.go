@@ -22,7 +22,7 @@ const maxMemory = GiB
 // check reports what is wrong between fields and in values, beyond their types. It only looks at fields that were read
 // without an error, so that one mistake is reported once.
 func (d *decoder) check(c *Config) {
-	d.require("", "log", "topics", "captures")
+	d.require("", "log", "captures")
 	if d.set("log") {
 		d.checkLog(&c.Log)
 	}
@@ -33,10 +33,23 @@ func (d *decoder) check(c *Config) {
 	if d.set("captures") && len(c.Captures) == 0 && d.clean("captures") {
 		d.fail("captures", d.at["captures"], "the list is empty; add a capture with name, source and tables")
 	}
+	unnamed := false
 	for i := range c.Captures {
 		path := fmt.Sprintf("captures[%d]", i)
 		inherit(d, path+".topics", &c.Captures[i].Topics, c.Topics.TopicOptions)
+		if c.Captures[i].Topics.Prefix == "" && !unnamed && d.clean("topics") && d.clean(path+".topics") {
+			unnamed = true // once is enough: one line mends all
+			d.fail("topics", d.at["topics"], "topics need a prefix, for the file or for each capture; write topics: {prefix: NAME}")
+		}
 		d.checkCapture(path, &c.Captures[i], c.Log.Profile)
+		if p := path + ".topics.cleanup"; d.set("log.embedded") && c.Captures[i].Topics.Cleanup == Compact {
+			if !d.set(p) {
+				p = "topics.cleanup"
+			}
+			if d.good(p) {
+				d.wrong(p, "the embedded log cannot hold compaction back from records that are not checkpointed yet; write delete, or use brokers")
+			}
+		}
 	}
 	d.checkOverlaps(c.Captures)
 	if c.Log.Profile == WarpStream {
@@ -90,17 +103,6 @@ func (d *decoder) memory(path string, size Bytes) {
 }
 
 func (d *decoder) checkTopics(path string, t *Topics) {
-	d.require(path, "prefix")
-	if p := join(path, "prefix"); d.good(p) {
-		switch {
-		case !topicPart.MatchString(t.Prefix):
-			d.wrong(p, "must be letters, digits, '.', '_' and '-', as Kafka's topic names are")
-		case len(t.Prefix) > 100:
-			d.wrong(p, "must have at most 100 characters, since a topic's name has at most 249")
-		case strings.HasPrefix(t.Prefix, "__"):
-			d.wrong(p, "must not begin with __, which marks Kafka's and Weft's own topics")
-		}
-	}
 	if p := join(path, "replication"); d.good(p) && (t.Replication != -1 && t.Replication < 1 || t.Replication > 32767) {
 		d.wrong(p, "must be at least 1, or -1 for the brokers' default")
 	}
@@ -111,6 +113,16 @@ func (d *decoder) checkTopics(path string, t *Topics) {
 var ownSettings = map[string]string{"cleanup.policy": "cleanup", "retention.ms": "retention"}
 
 func (d *decoder) checkTopicOptions(path string, o *TopicOptions) {
+	if p := join(path, "prefix"); d.good(p) {
+		switch {
+		case !topicPart.MatchString(o.Prefix):
+			d.wrong(p, "must be letters, digits, '.', '_' and '-', as Kafka's topic names are")
+		case len(o.Prefix) > 100:
+			d.wrong(p, "must have at most 100 characters, since a topic's name has at most 249")
+		case strings.HasPrefix(o.Prefix, "__"):
+			d.wrong(p, "must not begin with __, which marks Kafka's and Weft's own topics")
+		}
+	}
 	if p := join(path, "partitions"); d.good(p) && (o.Partitions < 1 || o.Partitions > 100_000) {
 		d.wrong(p, "must be at least 1 and at most 100000")
 	}
@@ -141,6 +153,9 @@ func (d *decoder) refuseRetentionBytes(path string, s Settings) {
 
 // inherit fills what a capture's topics do not set from the topics block. Settings are merged by name.
 func inherit(d *decoder, path string, own *TopicOptions, from TopicOptions) {
+	if !d.set(path + ".prefix") {
+		own.Prefix = from.Prefix
+	}
 	if !d.set(path + ".partitions") {
 		own.Partitions = from.Partitions
 	}
@@ -248,12 +263,13 @@ func (d *decoder) checkOverlaps(captures []Capture) {
 			if !d.good(p) || strings.ContainsAny(table, "*?") {
 				continue
 			}
-			if first, seen := tables[table]; seen {
+			topic := captures[i].Topics.Prefix + "." + table
+			if first, seen := tables[topic]; seen {
 				d.wrong(p, "the capture of line %d already writes a table of this name to the same topic; "+
-					"leave the table to one capture, or run a second daemon with another topics.prefix", d.at[first].line)
+					"leave the table to one capture, or give this one a topics.prefix of its own", d.at[first].line)
 				continue
 			}
-			mine[table] = p
+			mine[topic] = p
 		}
 		maps.Copy(tables, mine)
 	}

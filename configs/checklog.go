@@ -31,6 +31,9 @@ func (d *decoder) checkLog(l *Log) {
 		d.wrong("log.client_id", "must be letters, digits, '.', '_' and '-'%s", hint)
 	}
 	d.memory("log.commit.bytes", l.Commit.Bytes)
+	if p := "log.max_record"; d.good(p) && (l.MaxRecord < 64*KiB || l.MaxRecord > 64*MiB) {
+		d.wrong(p, "must be 64KiB to 64MiB")
+	}
 	if p := "log.commit.interval"; d.good(p) && (l.Commit.Interval < minCommitInterval || l.Commit.Interval > maxCommitInterval) {
 		d.wrong(p, "must be %s to %s", minCommitInterval, maxCommitInterval)
 	}

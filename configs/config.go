@@ -29,6 +29,7 @@ type Log struct {
 	TLS         *TLS        `yaml:"tls,omitempty" json:"tls,omitempty" jsonschema:"Connect with TLS. An empty block uses the system's root certificates."`
 	SASL        *SASL       `yaml:"sasl,omitempty" json:"sasl,omitempty" jsonschema:"How to log in at the brokers."`
 	Compression Compression `yaml:"compression,omitempty" json:"compression,omitempty" jsonschema:"Compression of record batches: lz4 (default), zstd, snappy or none."`
+	MaxRecord   Bytes       `yaml:"max_record,omitempty" json:"max_record,omitempty" jsonschema:"Largest record, up to 64MiB; topics that are created take it. Default 1MiB; 16MiB for WarpStream and the embedded log."`
 	Commit      Commit      `yaml:"commit,omitempty" json:"commit,omitempty" jsonschema:"Bounds of one transaction in the log."`
 }
 
@@ -42,7 +43,7 @@ type Embedded struct {
 // LogRetention bounds what a partition of the embedded log keeps; the bound that is reached first holds.
 type LogRetention struct {
 	Age   time.Duration `yaml:"age,omitempty" json:"age,omitempty" jsonschema:"Records older than this may be deleted. Default 24h."`
-	Bytes Bytes         `yaml:"bytes,omitempty" json:"bytes,omitempty" jsonschema:"A partition's oldest records beyond this size may be deleted. Default 1GiB."`
+	Bytes Bytes         `yaml:"bytes,omitempty" json:"bytes,omitempty" jsonschema:"A partition's oldest records beyond this size may be deleted; what is kept is in memory too. Default 64MiB."`
 }
 
 // TLS configures the connection to the brokers. The files are PEM; their paths start at the working directory.
@@ -74,15 +75,15 @@ type Commit struct {
 
 // Topics says how the topics of tables are named and made.
 type Topics struct {
-	Prefix      string `yaml:"prefix" json:"prefix" jsonschema:"First part of every topic's name: PREFIX.SCHEMA.TABLE."`
-	Replication int    `yaml:"replication,omitempty" json:"replication,omitempty" jsonschema:"Replication factor of topics that are created. Default -1: the brokers' default."`
-	Create      bool   `yaml:"create,omitempty" json:"create,omitempty" jsonschema:"Create missing topics. Default true; with false a missing topic is an error."`
+	Replication int  `yaml:"replication,omitempty" json:"replication,omitempty" jsonschema:"Replication factor of topics that are created. Default -1: the brokers' default."`
+	Create      bool `yaml:"create,omitempty" json:"create,omitempty" jsonschema:"Create missing topics. Default true; with false a missing topic is an error."`
 
 	TopicOptions `yaml:",inline"`
 }
 
 // TopicOptions are the settings of a topic that a capture may override.
 type TopicOptions struct {
+	Prefix     string        `yaml:"prefix,omitempty" json:"prefix,omitempty" jsonschema:"First part of every topic's name: PREFIX.SCHEMA.TABLE. Required here or in every capture."`
 	Partitions int           `yaml:"partitions,omitempty" json:"partitions,omitempty" jsonschema:"Partitions of topics that are created. Default 6."`
 	Dialect    Dialect       `yaml:"dialect,omitempty" json:"dialect,omitempty" jsonschema:"How values are written: json (default; exact strings) or debezium (as Debezium's defaults)."`
 	Cleanup    Cleanup       `yaml:"cleanup,omitempty" json:"cleanup,omitempty" jsonschema:"The topic's cleanup.policy: delete (default) or compact."`

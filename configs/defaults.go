@@ -29,7 +29,7 @@ var defaultOf = map[reflect.Type]any{
 	reflect.TypeFor[Embedded](): Embedded{
 		Dir:       "data/log",
 		Listen:    "127.0.0.1:9092",
-		Retention: LogRetention{Age: 24 * time.Hour, Bytes: GiB},
+		Retention: LogRetention{Age: 24 * time.Hour, Bytes: 64 * MiB},
 	},
 	reflect.TypeFor[TLS](): TLS{Enabled: true},
 	reflect.TypeFor[Capture](): Capture{

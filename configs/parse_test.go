@@ -29,15 +29,15 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	topics := TopicOptions{Partitions: 6, Dialect: JSONDialect, Cleanup: Delete}
+	topics := TopicOptions{Prefix: "shop", Partitions: 6, Dialect: JSONDialect, Cleanup: Delete}
 	want := &Config{
 		Log: Log{
 			Embedded: &Embedded{
-				Dir: "data/log", Listen: "127.0.0.1:9092", Retention: LogRetention{Age: 24 * time.Hour, Bytes: GiB},
+				Dir: "data/log", Listen: "127.0.0.1:9092", Retention: LogRetention{Age: 24 * time.Hour, Bytes: 64 * MiB},
 			},
 			Profile: Kafka, ClientID: "weft", Compression: LZ4, Commit: Commit{Bytes: 16 * MiB, Interval: time.Second},
 		},
-		Topics:  Topics{Prefix: "shop", Replication: -1, Create: true, TopicOptions: topics},
+		Topics:  Topics{Replication: -1, Create: true, TopicOptions: topics},
 		Logging: Logging{Level: "info", Format: TextFormat},
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake", Source: &fakeSource{URL: "u", Slot: "weft", Poll: time.Second},
@@ -61,16 +61,16 @@ func TestEveryField(t *testing.T) {
 	}
 	settings := Settings{"min.insync.replicas": "2", "unclean.leader.election.enable": "false", "segment.bytes": "1000"}
 	topics := TopicOptions{
-		Partitions: 12, Dialect: DebeziumDialect, Cleanup: Delete, Retention: 36 * time.Hour, Settings: settings,
+		Prefix: "shop", Partitions: 12, Dialect: DebeziumDialect, Cleanup: Delete, Retention: 36 * time.Hour, Settings: settings,
 	}
 	want := &Config{
 		Log: Log{
 			Brokers: []string{"10.0.0.1:9092", "[::1]:9093"}, Profile: WarpStream, Zone: "use1-az1", ClientID: "weft-blue",
 			TLS:         &TLS{CA: "ca.pem", Cert: "c.pem", Key: "k.pem", ServerName: "kafka"},
 			SASL:        &SASL{Mechanism: ScramSHA512, Username: "weft", Password: "hunter2word"},
-			Compression: Zstd, Commit: Commit{Bytes: 4 * MiB, Interval: 250 * time.Millisecond},
+			Compression: Zstd, MaxRecord: 2 * MiB, Commit: Commit{Bytes: 4 * MiB, Interval: 250 * time.Millisecond},
 		},
-		Topics:  Topics{Prefix: "shop", Replication: 3, TopicOptions: topics},
+		Topics:  Topics{Replication: 3, TopicOptions: topics},
 		Logging: Logging{Level: "debug", Format: JSONFormat},
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake",
@@ -81,7 +81,7 @@ func TestEveryField(t *testing.T) {
 			Tables: []string{"public.orders", "public.*", "public.log"},
 			Keys:   map[string][]string{"public.log": {"id", "at"}}, Snapshot: SnapshotNever, OnGap: ContinueOnGap,
 			// A compacted topic does not take the retention of the topics block.
-			Topics: TopicOptions{Partitions: 1, Dialect: DebeziumDialect, Cleanup: Compact, Settings: Settings{
+			Topics: TopicOptions{Prefix: "orders", Partitions: 1, Dialect: DebeziumDialect, Cleanup: Compact, Settings: Settings{
 				"min.insync.replicas": "2", "unclean.leader.election.enable": "false", "segment.bytes": "2000",
 			}},
 			Buffer: Buffer{ReadAhead: 1e6, Batch: 4096},

@@ -132,7 +132,7 @@ func TestSchemaAgrees(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
-		"both-logs", "capture", "comments-only", "compact-retention", "enumerations", "missing", "missing-below", "no-captures",
+		"both-logs", "capture", "comments-only", "enumerations", "missing", "missing-below", "no-captures",
 		"null-values", "source-type", "suggest-prefix", "top-types", "types", "unknown-source-field", "unknown-field-holds-secret",
 	} {
 		text, err := os.ReadFile("testdata/" + bad + ".bad.yaml")

@@ -19,7 +19,7 @@ import (
 func openLog(c configs.Log, shared bool, logger hclog.Logger) (*sink.Log, func() error, error) {
 	l := &sink.Log{
 		Brokers: c.Brokers, Profile: string(c.Profile), ClientID: c.ClientID, Zone: c.Zone,
-		Compression: string(c.Compression), MaxRecordBytes: 0, CommitBytes: int(c.Commit.Bytes), Logger: logger.Named("log"),
+		Compression: string(c.Compression), MaxRecordBytes: int(c.MaxRecord), CommitBytes: int(c.Commit.Bytes), Logger: logger.Named("log"),
 	}
 	nothing := func() error { return nil }
 	if e := c.Embedded; e != nil {
@@ -86,7 +86,7 @@ func writerOptions(c *configs.Config, cc configs.Capture, log *sink.Log) sink.Op
 	return sink.Options{
 		Log: log, Dialect: envelope.Dialect(t.Dialect), Capture: cc.Name, Connector: cc.Source.Connector(), Polls: polls, Version: buildVersion(),
 		Topics: sink.Topics{
-			Prefix: c.Topics.Prefix, Partitions: t.Partitions, Replication: c.Topics.Replication, Cleanup: string(t.Cleanup),
+			Prefix: t.Prefix, Partitions: t.Partitions, Replication: c.Topics.Replication, Cleanup: string(t.Cleanup),
 			Retention: t.Retention, Settings: t.Settings, Create: c.Topics.Create,
 		},
 	}
