@@ -68,7 +68,7 @@ var pgTables = []pgTable{
 		name: "orders", key: []string{"id"},
 		ddl: `CREATE TABLE orders(id bigint PRIMARY KEY, n bigint, customer text, amount numeric(12,2), paid bool, at timestamptz, note text)`,
 		rows: `jsonb_build_object('id', id, 'n', n, 'customer', customer, 'amount', amount::text, 'paid', paid,
-			'at', to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'note', note)`,
+			'at', (to_jsonb(at AT TIME ZONE 'UTC') #>> '{}') || 'Z', 'note', note)`,
 	},
 	{
 		name: "lines", key: []string{"order_id", "pos"},
