@@ -9,7 +9,7 @@ import (
 )
 
 // What the debezium dialect writes for a value that nobody knows: Debezium's default of unavailable.value.placeholder, its
-// bytes, and for an array of integers its bytes as integers (https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-property-unavailable-value-placeholder).
+// bytes in base64, and for an array of integers its bytes as integers (UnchangedToastedPlaceholder in Debezium's source).
 const (
 	placeholder      = `"__debezium_unavailable_value"`
 	placeholderBytes = `"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="`
@@ -31,8 +31,8 @@ func (c *codec) debezium(t *sources.Type) {
 	case sources.Decimal:
 		c.append, c.scale, c.variable = appendDecimalBytes, t.Scale, t.Precision == 0
 	case sources.Bits:
-		switch c.append, c.fixed = appendBitsBytes, t.Precision > 0; t.Precision {
-		case 1:
+		c.append, c.fixed = appendBitsBytes, t.Precision > 0
+		if t.Precision == 1 {
 			c.append = appendBit
 		}
 	case sources.Date:
@@ -40,7 +40,8 @@ func (c *codec) debezium(t *sources.Type) {
 	case sources.Time:
 		c.append, c.unit = appendTimeNumber, timeUnit(t.Precision)
 	case sources.TimeTZ:
-		c.append = appendZonedTime
+		// Debezium moves the time to UTC, which loses the offset, and the day with it; ours keeps it.
+		c.append = appendTimeTZText
 	case sources.Timestamp:
 		c.append, c.unit = appendTimestampNumber, timeUnit(t.Precision)
 	case sources.TimestampTZ:
@@ -145,12 +146,6 @@ func appendZonedTimestamp(c *codec, dst, data []byte) ([]byte, error) {
 		dst = append(dst, '0')
 	}
 	return append(appendOffset(dst, t.zone, offset), '"'), nil
-}
-
-// appendZonedTime appends an ISO 8601 string with as many digits of a second as needed. Debezium moves the time to UTC,
-// which loses the offset, and the day with it; ours keeps it.
-func appendZonedTime(c *codec, dst, data []byte) ([]byte, error) {
-	return appendTimeTZText(c, dst, data)
 }
 
 // monthMicros is the length that Debezium gives to a month: a twelfth of 365.25 days.
