@@ -21,7 +21,7 @@ func newCatalog(c Config, conn *pgx.Conn) *catalog {
 	return &catalog{config: c, busy: make(chan struct{}, 1), conn: conn, types: map[uint32]catalogType{}}
 }
 
-// do runs fn with the connection.
+// do runs fn with the connection. That it was dropped shows only when it is used, so fn may run twice.
 func (c *catalog) do(ctx context.Context, fn func(*pgx.Conn) error) error {
 	select {
 	case c.busy <- struct{}{}:
@@ -29,13 +29,17 @@ func (c *catalog) do(ctx context.Context, fn func(*pgx.Conn) error) error {
 		return ctx.Err()
 	}
 	defer func() { <-c.busy }()
-	if c.conn.IsClosed() {
-		conn, err := connectSQL(ctx, c.config)
-		if err != nil {
+	if !c.conn.IsClosed() {
+		err := fn(c.conn)
+		if err == nil || ctx.Err() != nil || !c.conn.IsClosed() {
 			return err
 		}
-		c.conn = conn
 	}
+	conn, err := connectSQL(ctx, c.config)
+	if err != nil {
+		return err
+	}
+	c.conn = conn
 	return fn(c.conn)
 }
 

@@ -267,6 +267,9 @@ func TestSamePointer(t *testing.T) {
 			db.exec(statement)
 			if strings.HasPrefix(statement, "INSERT") {
 				b := s.next()
+				if len(b.Changes) != 1 {
+					t.Fatalf("%s brought %d changes", statement, len(b.Changes))
+				}
 				tables = append(tables, b.Changes[0].Table)
 			}
 		}

@@ -53,13 +53,11 @@ type transaction struct {
 	shared            *sources.Transaction
 }
 
-// gapFunc makes a gap whose Resume is the position without its transaction: all of that is delivered again, in the
-// next epoch.
 func (d *decoder) resumeGap(format string, args ...any) error {
 	return &errResume{reason: fmt.Sprintf(format, args...)}
 }
 
-// errResume says that the transaction to resume in is not what it was.
+// errResume says that the transaction to resume in is not what it was. The source makes a gap of it.
 type errResume struct{ reason string }
 
 func (e *errResume) Error() string { return e.reason }
@@ -90,14 +88,20 @@ func hashText(h *xxhash.Digest) string { return fmt.Sprintf("%016x", h.Sum64()) 
 // endsBefore says whether the batch is to end before the frame: it would be too big, or a transaction begins that is not
 // known to fit.
 func (d *decoder) endsBefore(f frame) bool {
-	if len(d.changes) == 0 {
+	if len(d.changes) == 0 || len(f.data) == 0 {
 		return false
 	}
-	if len(f.data) > 0 && f.data[0] == pgoutput.KindBegin {
+	switch f.data[0] {
+	case pgoutput.KindBegin:
 		return f.txSize == 0 || d.size+2*f.txSize > d.batchBytes
+	case pgoutput.KindCommit:
+		return false
 	}
 	return d.size+len(f.data)+changeOverhead > d.batchBytes
 }
+
+// full says that no change fits into the batch.
+func (d *decoder) full() bool { return d.size >= d.batchBytes }
 
 // apply takes in one frame.
 func (d *decoder) apply(ctx context.Context, f frame) error {

@@ -18,6 +18,10 @@ const (
 	maxStatusInterval = 10 * time.Second
 	// tick is how often the reader looks whether there is something newer to confirm.
 	tick = time.Second
+	// nudge is how long after something was received a status update is sent that would not be due. A server of version 16
+	// or newer may miss that there is more to send while it prepares to sleep, and then sleeps for 10 s unless it hears
+	// from us (measured on 18.3: in 1 of 15 transactions that follow another at once).
+	nudge = 50 * time.Millisecond
 	// replyInterval is the least time between two replies that confirm nothing new. A server that shuts down asks again as
 	// soon as it has an answer, until everything is confirmed.
 	replyInterval = 100 * time.Millisecond
@@ -47,6 +51,9 @@ type reader struct {
 	sentAt    time.Time
 	owed      bool // a reply that replyInterval holds back
 	heard     bool // something was received since the last tick
+	news      bool // and it was more than a repeated keepalive
+	idling    bool // the deadline is a tick away, not a nudge
+	idleEnd   lsn  // of the last keepalive
 	silentFor time.Time
 }
 
@@ -154,7 +161,10 @@ func (r *reader) copyData(data []byte) error {
 		if err != nil {
 			return fmt.Errorf("receive from the server: %w", err)
 		}
-		return r.put(lsn(x.WALStart), x.WALData)
+		if err := r.put(lsn(x.WALStart), x.WALData); err != nil {
+			return err
+		}
+		return r.onNews()
 	case pglogrepl.PrimaryKeepaliveMessageByteID:
 		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
 		if err != nil {
@@ -167,9 +177,22 @@ func (r *reader) copyData(data []byte) error {
 			r.owed = true
 			return r.onTick()
 		}
-		return nil
+		if lsn(k.ServerWALEnd) == r.idleEnd {
+			return nil
+		}
+		r.idleEnd = lsn(k.ServerWALEnd)
+		return r.onNews()
 	}
 	return fmt.Errorf("receive from the server: unknown message %q in the stream", data[0])
+}
+
+// onNews sees to it that the server is nudged.
+func (r *reader) onNews() error {
+	r.news = true
+	if !r.idling {
+		return nil
+	}
+	return r.onTick()
 }
 
 // put waits for room in the queue, and keeps the server content meanwhile.
@@ -193,9 +216,14 @@ func (r *reader) put(walStart lsn, data []byte) error {
 func (r *reader) onTick() error {
 	now := time.Now()
 	wait := min(r.interval, tick)
-	if r.owed && now.Sub(r.sentAt) < replyInterval {
+	nudging := r.news && !r.idling
+	switch {
+	case r.owed && now.Sub(r.sentAt) < replyInterval:
 		wait = replyInterval
+	case r.news && !nudging:
+		wait = nudge
 	}
+	r.idling = wait > nudge
 	// First the deadline, then a look at what others have set: whoever sets it afterwards cuts the wait short.
 	if err := r.conn.Conn().SetReadDeadline(now.Add(wait)); err != nil {
 		return fmt.Errorf("receive from the server: %w", err)
@@ -216,7 +244,7 @@ func (r *reader) onTick() error {
 	if silent > max(silenceLimit, 2*r.interval) {
 		return fmt.Errorf("the server has said nothing for %s", silent.Round(time.Second))
 	}
-	if durable != r.sent || now.Sub(r.sentAt) >= r.interval || r.owed && now.Sub(r.sentAt) >= replyInterval {
+	if nudging || durable != r.sent || now.Sub(r.sentAt) >= r.interval || r.owed && now.Sub(r.sentAt) >= replyInterval {
 		return r.send(now, durable, silent > r.interval)
 	}
 	return nil
@@ -231,7 +259,7 @@ func (r *reader) send(now time.Time, durable uint64, ask bool) error {
 	if err != nil {
 		return fmt.Errorf("confirm %s to the server: %w", lsn(durable), err)
 	}
-	r.sent, r.sentAt, r.owed = durable, now, false
+	r.sent, r.sentAt, r.owed, r.news = durable, now, false, false
 	return nil
 }
 

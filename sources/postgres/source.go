@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"weft/sources"
+	"weft/sources/postgres/pgoutput"
 )
 
 const (
@@ -186,9 +187,6 @@ func (s *source) next(ctx context.Context) (sources.Batch, error) {
 				return s.failed(ctx, f, err)
 			}
 			s.queue.advance()
-			if d.size >= d.batchBytes {
-				return s.batch(), nil
-			}
 			if len(d.changes) == 0 && n%256 == 0 {
 				d.reset()
 				s.queue.release()
@@ -198,7 +196,7 @@ func (s *source) next(ctx context.Context) (sources.Batch, error) {
 			}
 			continue
 		}
-		if len(d.changes) > 0 && (closed != nil || !d.tx.open) {
+		if len(d.changes) > 0 && (closed != nil || !d.tx.open || d.full()) {
 			return s.batch(), nil
 		}
 		if closed != nil {
@@ -242,10 +240,10 @@ func (s *source) await(ctx context.Context, d time.Duration) error {
 // failed returns first what came before the frame that was refused, then the error. Only what the context interrupted is
 // tried again: a frame may have been written into.
 func (s *source) failed(ctx context.Context, f frame, err error) (sources.Batch, error) {
-	if ctx.Err() != nil && f.data[0] == 'R' {
+	if ctx.Err() != nil && f.data[0] == pgoutput.KindRelation {
 		return sources.Batch{}, ctx.Err()
 	}
-	s.err = fmt.Errorf("decode the change at %s: %w", f.walStart, err)
+	s.err = fmt.Errorf("decode what follows %s: %w", s.decoder.at, err)
 	var r *errResume
 	if errors.As(err, &r) {
 		s.err = s.resumeGap(r.reason)

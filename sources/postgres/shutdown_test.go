@@ -1,0 +1,121 @@
+package postgres
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// TestShutdown restarts a server of its own: a server that shuts down waits until all that it has sent is confirmed, which
+// urgent batches bring about. The test needs initdb and pg_ctl on PATH.
+func TestShutdown(t *testing.T) {
+	server := startServer(t)
+	db := newDatabase(t, server.url)
+	db.exec("CREATE TABLE t (a int PRIMARY KEY)")
+	s := db.open(db.config(), db.options("public.t"))
+	db.exec("INSERT INTO t VALUES (1)")
+	equal(t, s.take(1), "c public.t [a] -> a=1")
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.ctl("stop", "-m", "fast") }()
+	urgent := 0
+	for {
+		b, err := s.tryNext(20 * time.Second)
+		if err != nil {
+			isRetryable(t, err)
+			break
+		}
+		if b.Urgent {
+			urgent++
+		}
+		s.durable(b.Position)
+	}
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	if urgent == 0 || urgent > 10 {
+		t.Errorf("%d urgent batches", urgent)
+	}
+	s.close()
+	o := db.options("public.t")
+	o.Position = s.position
+	if err := server.ctl("start"); err != nil {
+		t.Fatal(err)
+	}
+	again := db.reopen(db.config(), o)
+	conn, err := pgx.Connect(t.Context(), db.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.conn = conn
+	db.exec("INSERT INTO t VALUES (2)")
+	equal(t, again.take(1), "c public.t [a] -> a=2")
+}
+
+// nobody is the user that runs the server where the test runs as root, which the server refuses.
+const nobody = 65534
+
+type localServer struct{ data, url, options string }
+
+func (s *localServer) ctl(command string, args ...string) error {
+	out, err := s.command("pg_ctl", append([]string{"-D", s.data, "-l", s.data + ".log", "-w", "-o", s.options, command}, args...)...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("pg_ctl %s: %w: %s", command, err, out)
+	}
+	return nil
+}
+
+func (s *localServer) command(name string, args ...string) *exec.Cmd {
+	if os.Getuid() == 0 {
+		args = append([]string{fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups", name}, args...)
+		name = "setpriv"
+	}
+	c := exec.Command(name, args...)
+	c.Dir = os.TempDir()
+	return c
+}
+
+// startServer makes and starts a server that is stopped and removed with the test.
+func startServer(t *testing.T) *localServer {
+	t.Helper()
+	if _, err := exec.LookPath("initdb"); err != nil {
+		t.Skip("there is no initdb on PATH to make a server of the test's own with")
+	}
+	dir, err := os.MkdirTemp("", "weft-postgres-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if os.Getuid() == 0 {
+		if err := os.Chown(dir, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := &localServer{data: filepath.Join(dir, "data"), url: fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)}
+	if out, err := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "--no-sync").CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v: %s", err, out)
+	}
+	s.options = fmt.Sprintf("-p %d -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c wal_level=logical -c fsync=off", port)
+	if err := s.ctl("start"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.ctl("stop", "-m", "immediate"); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
