@@ -39,9 +39,7 @@ func (b *batch) reset(poll uint64) {
 	b.changes = b.changes[:0]
 	b.poll = poll
 	b.size = 0
-	if b.bytes = b.bytes[:0]; cap(b.bytes) > max(byteBlock, b.maxBytes) {
-		b.bytes = nil // of a single large value
-	}
+	b.bytes = b.bytes[:0]
 	b.values = b.values[:0]
 }
 

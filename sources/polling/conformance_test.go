@@ -31,7 +31,7 @@ func newHarness(t *testing.T, mode string) *sourcetest.Harness {
 	return &sourcetest.Harness{
 		Config: &SQLiteConfig{Path: path, Interval: 2 * time.Millisecond},
 		Tables: []string{"items"},
-		Traits: sourcetest.Traits{TotalOrder: true},
+		Traits: sourcetest.Traits{TotalOrder: true, FirstBatches: 1},
 		Write:  func(ctx context.Context, rows ...sourcetest.Row) error { return write(ctx, db, rows) },
 		Break: func(context.Context) error {
 			// An older copy is put back, as from a backup.

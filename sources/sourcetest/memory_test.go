@@ -116,7 +116,7 @@ func newMemoryHarness(t *testing.T, m mutant, transactions bool) *Harness {
 		Tables: []string{"items"},
 		Traits: Traits{
 			Deletes: true, EveryChange: true, Transactions: transactions, Reproducible: true, TotalOrder: transactions,
-			IdleWithin: 200 * time.Millisecond,
+			FirstBatches: firstBatches(transactions), IdleWithin: 200 * time.Millisecond,
 		},
 		Write: func(_ context.Context, rows ...Row) error { return store.write(rows...) },
 		Idle:  func(context.Context) error { return store.write() },
@@ -127,6 +127,14 @@ func newMemoryHarness(t *testing.T, m mutant, transactions bool) *Harness {
 			return nil
 		},
 	}
+}
+
+// firstBatches is 1 of a source with transactions, which says where it begins before the first change.
+func firstBatches(transactions bool) int {
+	if transactions {
+		return 1
+	}
+	return 0
 }
 
 func (c *memoryConfig) Connector() string { return "memory" }
@@ -164,6 +172,7 @@ func (c *memoryConfig) Open(_ context.Context, o sources.OpenOptions) (sources.S
 		}
 		s.at = max(s.at, start)
 	}
+	s.begins = c.transactions && o.Position == nil
 	s.buffered = s.at
 	s.reader.Add(1)
 	s.stop = make(chan struct{})
@@ -191,6 +200,7 @@ type memorySource struct {
 	buffered    int // log index up to which buffer reaches
 	err         error
 	at          int
+	begins      bool // Next has yet to say where
 	memory      []byte
 	calls       int
 	canceled    bool
@@ -256,6 +266,10 @@ func (s *memorySource) readAhead() {
 func (s *memorySource) Next(ctx context.Context) (sources.Batch, error) {
 	if s.mutant == failsAfterCancel && s.canceled {
 		return sources.Batch{}, errors.New("the connection is closed")
+	}
+	if s.begins && ctx.Err() == nil {
+		s.begins = false
+		return sources.Batch{Position: s.position()}, nil
 	}
 	for {
 		if ctx.Err() != nil {

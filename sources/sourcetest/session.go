@@ -63,7 +63,31 @@ func open(ctx context.Context, h *Harness, opts sources.OpenOptions) (*session, 
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
-	return &session{h: h, opts: opts, src: src, orders: map[string]bool{}, lastOf: map[int64]string{}}, nil
+	s := &session{h: h, opts: opts, src: src, orders: map[string]bool{}, lastOf: map[int64]string{}}
+	if opts.Position == nil {
+		if err := s.begin(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("begin the capture: %w", err), s.close())
+		}
+	}
+	return s, nil
+}
+
+// begin takes the batches that come before a capture's first change.
+func (s *session) begin(ctx context.Context) error {
+	for i := range s.h.Traits.FirstBatches {
+		b, err := s.next(ctx)
+		if err != nil {
+			return fmt.Errorf("next, of first batch %d of %d: %w", i+1, s.h.Traits.FirstBatches, err)
+		}
+		if len(b.Changes) > 0 {
+			return fmt.Errorf("first batch %d of %d holds changes, though nothing was written", i+1, s.h.Traits.FirstBatches)
+		}
+		if err := durable(s, b.Position); err != nil {
+			return err
+		}
+		s.stops = s.stops[len(s.stops)-1:] // what is durable may be released: only the newest can be resumed at
+	}
+	return nil
 }
 
 // position is the newest one, or the one opened with.

@@ -53,6 +53,9 @@ type Traits struct {
 	Reproducible bool
 	// TotalOrder: Order increases over all changes, not only over those of one key.
 	TotalOrder bool
+	// FirstBatches is how many batches Next returns, empty and each told durable, after an Open without a position before
+	// the capture begins: what is written later is captured.
+	FirstBatches int
 	// IdleWithin is how soon Next returns a newer position after Harness.Idle; 0 where Next then stays blocked.
 	IdleWithin time.Duration
 }
