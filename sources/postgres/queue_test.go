@@ -1,0 +1,181 @@
+package postgres
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"weft/sources/postgres/pgoutput"
+)
+
+// TestQueue puts and takes at random: every frame arrives once and in order, what was taken stays as it is until release,
+// and what is not taken stays within the bound.
+func TestQueue(t *testing.T) {
+	const bound, frames = 64 << 10, 20_000
+	q := newQueue(bound)
+	random := rand.New(rand.NewPCG(1, 2))
+	data := func(i int) []byte {
+		size := i * 7919 % 700
+		if i%1000 == 999 {
+			size = 3 * bound // beyond every bound
+		}
+		return bytes.Repeat([]byte{byte(i)}, size+1)
+	}
+	type taken struct {
+		frame frame
+		i     int
+	}
+	var held []taken
+	put, got := 0, 0
+	for got < frames {
+		for range random.IntN(100) {
+			if put == frames || !q.put(lsn(put), data(put), 'I') {
+				break
+			}
+			put++
+		}
+		if q.unread > bound && q.unread > len(data(got))+frameOverhead {
+			t.Fatalf("%d bytes are waiting", q.unread)
+		}
+		for range random.IntN(100) {
+			f, ok, err := q.peek()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ok {
+				break
+			}
+			q.advance()
+			held = append(held, taken{f, got})
+			got++
+		}
+		if random.IntN(3) == 0 {
+			for _, h := range held {
+				if h.frame.walStart != lsn(h.i) || !bytes.Equal(h.frame.data, data(h.i)) {
+					t.Fatalf("frame %d was changed while it was in use", h.i)
+				}
+			}
+			held = held[:0]
+			q.release()
+		}
+	}
+	memory := 0
+	for _, s := range append(q.free, q.segments...) {
+		memory += cap(s.buf)
+	}
+	if memory > 2*bound+3*bound+q.segmentSize {
+		t.Errorf("the queue keeps %d bytes", memory)
+	}
+}
+
+func TestQueueBound(t *testing.T) {
+	q := newQueue(1000)
+	if !q.put(0, make([]byte, 5000), 'I') {
+		t.Fatal("an empty queue refuses a frame")
+	}
+	if q.put(0, []byte("x"), 'I') {
+		t.Fatal("a full queue takes a frame")
+	}
+	if end, _ := q.idleAt(); end != 0 {
+		t.Errorf("idle at %s while a frame waits", end)
+	}
+	q.keepalive(77, true)
+	if end, pressed := q.idleAt(); end != 0 || pressed {
+		t.Errorf("idle at %s, pressed %t, while a frame waits", end, pressed)
+	}
+	if _, ok, _ := q.peek(); !ok {
+		t.Fatal("the frame is not there")
+	}
+	q.advance()
+	if !q.put(0, []byte("x"), 'I') {
+		t.Error("a queue refuses a frame after the one that filled it was taken")
+	}
+	q.peek()
+	q.advance()
+	if end, pressed := q.idleAt(); end != 77 || !pressed {
+		t.Errorf("idle at %s, pressed %t", end, pressed)
+	}
+}
+
+// TestQueueTransactionSize: a Begin tells its transaction's size once the Commit is there.
+func TestQueueTransactionSize(t *testing.T) {
+	q := newQueue(1 << 20)
+	size := func() int {
+		f, ok, _ := q.peek()
+		if !ok || f.data[0] != pgoutput.KindBegin {
+			t.Fatal("the next frame is no Begin")
+		}
+		return f.txSize
+	}
+	put := func(kind byte, n int) { q.put(0, append([]byte{kind}, make([]byte, n-1)...), kind) }
+	put(pgoutput.KindBegin, 21)
+	put(pgoutput.KindInsert, 100)
+	if n := size(); n != 0 {
+		t.Errorf("size %d before the Commit is there", n)
+	}
+	put(pgoutput.KindCommit, 26)
+	if n := size(); n != 101 {
+		t.Errorf("size %d", n)
+	}
+	for range 3 {
+		q.peek()
+		q.advance()
+	}
+	// A Begin that was taken before its Commit came must not change another frame.
+	put(pgoutput.KindBegin, 21)
+	q.peek()
+	q.advance()
+	q.release()
+	put(pgoutput.KindInsert, 100)
+	put(pgoutput.KindCommit, 26)
+	for f, ok, _ := q.peek(); ok; f, ok, _ = q.peek() {
+		if f.txSize != 0 {
+			t.Errorf("frame %c has size %d", f.data[0], f.txSize)
+		}
+		q.advance()
+	}
+}
+
+func TestQueueClose(t *testing.T) {
+	q := newQueue(1000)
+	why := errors.New("why")
+	q.put(1, []byte("x"), 'I')
+	q.close(why)
+	if _, ok, err := q.peek(); !ok || err != nil {
+		t.Errorf("the frame before the close: %t, %v", ok, err)
+	}
+	q.advance()
+	if _, ok, err := q.peek(); ok || err != why {
+		t.Errorf("after it: %t, %v", ok, err)
+	}
+	stop := make(chan struct{})
+	close(stop)
+	began := time.Now()
+	<-q.space
+	q.awaitSpace(time.Minute, stop)
+	if time.Since(began) > time.Second {
+		t.Error("a wait for space outlives its stop")
+	}
+}
+
+func BenchmarkQueue(b *testing.B) {
+	for _, size := range []int{50, 500} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			q := newQueue(1 << 20)
+			data := make([]byte, size)
+			b.ReportAllocs()
+			b.SetBytes(int64(size))
+			for i := 0; b.Loop(); i++ {
+				q.put(0, data, 'I')
+				q.peek()
+				q.advance()
+				if i%1000 == 0 {
+					q.release()
+				}
+			}
+		})
+	}
+}
