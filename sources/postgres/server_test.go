@@ -58,12 +58,19 @@ func newDatabase(t *testing.T, admin string) *database {
 	u.Path = "/" + db.name
 	db.url = u.String()
 	t.Cleanup(db.drop)
-	db.conn, err = pgx.Connect(context.Background(), db.url)
-	if err != nil {
-		t.Fatal(err)
-	}
+	db.reconnect()
 	t.Cleanup(func() { _ = db.conn.Close(context.Background()) })
 	return db
+}
+
+// reconnect opens the test's own connection, again after the server was restarted.
+func (db *database) reconnect() {
+	db.t.Helper()
+	conn, err := pgx.Connect(context.Background(), db.url)
+	if err != nil {
+		db.t.Fatal(err)
+	}
+	db.conn = conn
 }
 
 func (db *database) withAdmin(fn func(context.Context, *pgx.Conn) error) {

@@ -6,10 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // TestShutdown restarts a server of its own: a server that shuts down waits until all that it has sent is confirmed, which
@@ -48,13 +47,82 @@ func TestShutdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := db.reopen(db.config(), o)
-	conn, err := pgx.Connect(t.Context(), db.url)
+	db.reconnect()
+	db.exec("INSERT INTO t VALUES (2)")
+	equal(t, again.take(1), "c public.t [a] -> a=2")
+}
+
+// TestPromotion: a server that was a standby and is promoted goes on on a timeline of its own, which is no gap where its slot
+// survived. While it is a standby it is refused.
+func TestPromotion(t *testing.T) {
+	server := startServer(t)
+	db := newDatabase(t, server.url)
+	db.exec("CREATE TABLE t (a int PRIMARY KEY)")
+	s := db.open(db.config(), db.options("public.t"))
+	db.exec("INSERT INTO t VALUES (1)")
+	equal(t, s.take(1), "c public.t [a] -> a=1")
+	s.durable(s.position)
+	s.close()
+	db.exec("INSERT INTO t VALUES (2)")
+	if err := server.ctl("stop", "-m", "fast"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(server.data, "standby.signal"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.ctl("start"); err != nil {
+		t.Fatal(err)
+	}
+	o := db.options("public.t")
+	o.Position = s.position
+	isFatal(t, db.openError(db.config(), o), "standby")
+	if err := server.ctl("promote"); err != nil {
+		t.Fatal(err)
+	}
+	s = db.reopen(db.config(), o)
+	equal(t, s.take(1), "c public.t [a] -> a=2")
+	db.reconnect()
+	db.exec("INSERT INTO t VALUES (3)")
+	equal(t, s.take(1), "c public.t [a] -> a=3")
+	if !strings.Contains(string(s.position), `"timeline":2`) {
+		t.Errorf("position %s", s.position)
+	}
+	s.close()
+	// A position beyond the place where the old timeline ended was never part of this one.
+	beyond, err := decodePosition(s.position)
 	if err != nil {
 		t.Fatal(err)
 	}
-	db.conn = conn
+	beyond.Timeline = 1
+	o.Position = beyond.encode()
+	isGap(t, db.openError(db.config(), o), "left timeline 1")
+}
+
+// TestSlotLost: a slot that needs more log than the server keeps is lost, and is replaced by the gap's Resume.
+func TestSlotLost(t *testing.T) {
+	server := startServer(t)
+	db := newDatabase(t, server.url)
+	db.exec("CREATE TABLE t (a int PRIMARY KEY)")
+	s := db.open(db.config(), db.options("public.t"))
+	s.close()
+	free(db)
+	db.exec("INSERT INTO t VALUES (1)", "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
+	for range 4 {
+		db.exec("SELECT pg_switch_wal()", "SELECT pg_logical_emit_message(false, '', '')")
+	}
+	db.exec("CHECKPOINT")
+	if status := db.one("SELECT wal_status FROM pg_replication_slots"); status != "lost" {
+		t.Fatalf("the slot is %s", status)
+	}
+	o := db.options("public.t")
+	o.Position = s.position
+	o.Position = isGap(t, db.openError(db.config(), o), "lost", "max_slot_wal_keep_size")
+	s = db.reopen(db.config(), o)
+	for range 2 {
+		s.durable(s.next().Position)
+	}
 	db.exec("INSERT INTO t VALUES (2)")
-	equal(t, again.take(1), "c public.t [a] -> a=2")
+	equal(t, s.take(1), "c public.t [a] -> a=2")
 }
 
 // nobody is the user that runs the server where the test runs as root, which the server refuses.
