@@ -131,7 +131,7 @@ func (o *sqliteOrigin) transaction(ctx context.Context, r *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // after a commit it does nothing
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 	statements := 1 + r.IntN(10)
 	if r.IntN(50) == 0 {
 		statements = 1000 + r.IntN(4000)
