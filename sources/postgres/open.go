@@ -46,7 +46,7 @@ func (c Config) open(ctx context.Context, conn *pgx.Conn, p *position, o sources
 	if found.server, err = readServer(ctx, conn); err != nil {
 		return nil, err
 	}
-	if err := found.server.check(); err != nil {
+	if err := found.check(); err != nil {
 		return nil, err
 	}
 	repl, err := connectReplication(ctx, c)

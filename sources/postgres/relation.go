@@ -168,7 +168,7 @@ func (rs *relations) key(m pgoutput.Relation, t *sources.Table, today *catalogTa
 		}
 		if len(key) == 0 {
 			return nil, sources.Fatal("name its key columns under the capture's keys",
-				"table %s has no replica identity at this place of the stream: its primary key was dropped", t)
+				"table %s has no key at this place of the stream: it has no primary key, or its primary key was dropped", t)
 		}
 		return key, nil
 	}

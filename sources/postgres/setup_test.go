@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -252,7 +253,7 @@ func TestSlotCreation(t *testing.T) {
 		if !b.Urgent || !strings.Contains(string(creating), `"creating":true`) || len(b.Changes) != 0 {
 			t.Errorf("the first batch is %+v with position %s", b, creating)
 		}
-		if _, err := s.tryNext(300 * time.Millisecond); err != context.DeadlineExceeded || slots() != "0" {
+		if _, err := s.tryNext(300 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || slots() != "0" {
 			t.Fatalf("before the position was durable: %v, %s slots", err, slots())
 		}
 		s.durable(creating)
@@ -264,7 +265,7 @@ func TestSlotCreation(t *testing.T) {
 		if _, err := blocker.Exec(context.Background(), "BEGIN; INSERT INTO t VALUES (1)"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.tryNext(500 * time.Millisecond); err != context.DeadlineExceeded || slots() != "0" {
+		if _, err := s.tryNext(500 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || slots() != "0" {
 			t.Fatalf("while a transaction runs: %v, %s slots", err, slots())
 		}
 		if _, err := blocker.Exec(context.Background(), "COMMIT"); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -179,7 +180,7 @@ func TestQuiet(t *testing.T) {
 		c := db.config()
 		c.URL = db.with("wal_sender_timeout", "1s")
 		s := db.open(c, db.options("public.t"))
-		if _, err := s.tryNext(3 * time.Second); err != context.DeadlineExceeded {
+		if _, err := s.tryNext(3 * time.Second); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("next: %v", err)
 		}
 		db.exec("INSERT INTO t VALUES (1)")
