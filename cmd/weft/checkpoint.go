@@ -30,7 +30,7 @@ func checkpointGetCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, closeLog, err := a.reader(c)
+			cl, closeLog, err := a.reader(cmd.Context(), c)
 			if err != nil {
 				return err
 			}
@@ -76,7 +76,7 @@ on brokers is interrupted and resumes at the new position; with the embedded log
 				}
 				position = sources.Position(args[1])
 			}
-			log, closeLog, err := openLog(c.Log, false, a.logger(c.Logging))
+			log, closeLog, err := openLog(cmd.Context(), c.Log, false, a.logger(c.Logging))
 			var inUse *embedded.ErrInUse
 			if errors.As(err, &inUse) {
 				return failed(fmt.Errorf("process %d has the embedded log open; stop it first", inUse.PID))

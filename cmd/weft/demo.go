@@ -75,7 +75,7 @@ func (a *app) demo(ctx context.Context, lasts time.Duration, dir string) (err er
 	}
 	defer closing(shop.Close, &err)
 	logger := a.logger(c.Logging)
-	log, closeLog, err := openLog(c.Log, false, logger)
+	log, closeLog, err := openLog(ctx, c.Log, false, logger)
 	if err != nil {
 		return failed(err)
 	}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -16,7 +18,7 @@ import (
 
 // openLog returns the configured log and what closes it. An embedded log is started here; if another process has it open
 // and shared is set, that process's port is used.
-func openLog(c configs.Log, shared bool, logger hclog.Logger) (*sink.Log, func() error, error) {
+func openLog(ctx context.Context, c configs.Log, shared bool, logger hclog.Logger) (*sink.Log, func() error, error) {
 	l := &sink.Log{
 		Brokers: c.Brokers, Profile: string(c.Profile), ClientID: c.ClientID, Zone: c.Zone,
 		Compression: string(c.Compression), MaxRecordBytes: int(c.MaxRecord), CommitBytes: int(c.Commit.Bytes), Logger: logger.Named("log"),
@@ -26,9 +28,14 @@ func openLog(c configs.Log, shared bool, logger hclog.Logger) (*sink.Log, func()
 		l.Profile = "embedded"
 		own, err := openEmbedded(e, l)
 		var inUse *embedded.ErrInUse
-		if shared && errors.As(err, &inUse) && inUse.Addr != "" {
-			l.Brokers = []string{inUse.Addr}
-			return l, nothing, nil
+		for began := time.Now(); errors.As(err, &inUse) && time.Since(began) < lockWait && ctx.Err() == nil; {
+			if shared && inUse.Addr != "" {
+				l.Brokers = []string{inUse.Addr}
+				return l, nothing, nil
+			}
+			time.Sleep(100 * time.Millisecond)
+			inUse = nil
+			own, err = openEmbedded(e, l)
 		}
 		if err != nil {
 			return nil, nil, err
@@ -55,6 +62,10 @@ func openLog(c configs.Log, shared bool, logger hclog.Logger) (*sink.Log, func()
 	return l, nothing, nil
 }
 
+// lockWait is how long to wait for another process to leave the embedded log: a command such as status has it open for a
+// moment when no daemon runs, and a daemon that stops for seconds.
+const lockWait = 5 * time.Second
+
 func openEmbedded(e *configs.Embedded, l *sink.Log) (*embedded.Log, error) {
 	return embedded.Open(embedded.Options{
 		Dir: e.Dir, Listen: e.Listen, RetentionAge: e.Retention.Age, RetentionBytes: int64(e.Retention.Bytes),
@@ -63,9 +74,9 @@ func openEmbedded(e *configs.Embedded, l *sink.Log) (*embedded.Log, error) {
 }
 
 // reader connects to the configured log for commands that only read.
-func (a *app) reader(c *configs.Config) (*kgo.Client, func() error, error) {
+func (a *app) reader(ctx context.Context, c *configs.Config) (*kgo.Client, func() error, error) {
 	logger := a.logger(c.Logging)
-	log, closeLog, err := openLog(c.Log, true, logger)
+	log, closeLog, err := openLog(ctx, c.Log, true, logger)
 	if err != nil {
 		return nil, nil, failed(err)
 	}

@@ -39,7 +39,7 @@ func (a *app) run(ctx context.Context, c *configs.Config) error {
 	if len(c.Captures) == 0 {
 		return &exitError{exitUsage, errors.New("the config file lists no captures; add one under captures:")}
 	}
-	log, closeLog, err := openLog(c.Log, false, logger)
+	log, closeLog, err := openLog(ctx, c.Log, false, logger)
 	if err != nil {
 		return failed(err)
 	}

@@ -44,7 +44,7 @@ func statusCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, closeLog, err := a.reader(c)
+			cl, closeLog, err := a.reader(cmd.Context(), c)
 			if err != nil {
 				return err
 			}

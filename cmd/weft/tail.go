@@ -35,7 +35,7 @@ func tailCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, closeLog, err := a.reader(c)
+			cl, closeLog, err := a.reader(cmd.Context(), c)
 			if err != nil {
 				return err
 			}

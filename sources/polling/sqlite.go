@@ -35,6 +35,9 @@ const (
 // Connector implements sources.Config.
 func (c *SQLiteConfig) Connector() string { return "sqlite" }
 
+// Polls implements sources.Poller.
+func (c *SQLiteConfig) Polls() {}
+
 // Validate implements sources.Config.
 func (c *SQLiteConfig) Validate() error {
 	switch {

@@ -38,7 +38,8 @@ type Capture struct {
 // minute, and its readers wait that long.
 const openPartial = 10 * time.Second
 
-// Run captures until ctx ends, which is no error, or something goes wrong. progress is called after each commit.
+// Run captures until ctx ends, which is no error, or something goes wrong. progress is called once the source is open, and
+// after each commit.
 func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 	w, err := sink.Open(ctx, c.Writer)
 	if err != nil {
@@ -55,6 +56,7 @@ func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 		if err != nil {
 			return stopped(ctx, err)
 		}
+		progress(progressOf(w, src))
 		err = errors.Join(c.loop(ctx, src, w, progress), src.Close())
 		var gap *sources.GapError
 		if !errors.As(err, &gap) {

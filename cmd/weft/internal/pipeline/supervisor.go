@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -16,13 +17,13 @@ type State string
 
 const (
 	Starting State = "starting" // opening its log and source
-	Running  State = "running"  // has committed since its start
+	Running  State = "running"  // reads its source
 	Retrying State = "retrying" // waits to start again after an error
 	Failed   State = "failed"   // needs somebody; does not start again by itself
 	Stopped  State = "stopped"
 )
 
-// Progress is what a commit has achieved.
+// Progress is how far a capture has come.
 type Progress struct {
 	Position sources.Position
 	Epoch    uint32
@@ -76,7 +77,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 
 // supervise restarts c until ctx ends or its error is one that no retry mends.
 func (s *Supervisor) supervise(ctx context.Context, c *Capture) error {
-	status := Status{Capture: c.Name}
+	status := Status{Capture: c.Name, Progress: Progress{Lag: sources.Lag{Bytes: -1}}}
 	set := func(state State, err error) {
 		if status.State == state && err == nil {
 			return
@@ -88,8 +89,10 @@ func (s *Supervisor) supervise(ctx context.Context, c *Capture) error {
 	for {
 		set(Starting, nil)
 		err := c.Run(ctx, func(p Progress) {
+			if !bytes.Equal(p.Position, status.Position) {
+				backoff = backoffMin
+			}
 			status.Progress = p
-			backoff = backoffMin
 			if status.State == Running {
 				s.observe(status)
 			}
