@@ -41,7 +41,8 @@ go-test:
 	go test $(RACE) ./...
 	go -C integration test -count=1 -timeout 20m ./...
 
-kill-test: install ## kill the daemon KILLS times under load, on each kind of log and source
+kill-test: $(TOOLS)/services ## kill the daemon KILLS times under load, on each kind of log and source
+	integration/install-tools.sh
 	KILLS=$(KILLS) $(TOOLS)/services run -- go -C integration test -count=1 -timeout 24h -run '^TestKill' -v .
 
 clean: ## remove what was built and downloaded
