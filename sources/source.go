@@ -19,7 +19,8 @@ type Config interface {
 	Validate() error
 	// Open connects, verifies that everything the capture needs is there, and returns a source that continues after
 	// o.Position. A *GapError says that changes between that position and what the datastore still has are lost; a
-	// *FatalError that somebody must change something first. Any other error is worth a retry.
+	// *FatalError that somebody must change something first. Any other error is worth a retry. With a nil position the
+	// capture begins here: it holds what is committed after its first position is durable, and may hold some from before.
 	Open(ctx context.Context, o OpenOptions) (Source, error)
 }
 
