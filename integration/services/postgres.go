@@ -18,7 +18,9 @@ import (
 // Postgres is a running PostgreSQL server, set up for logical replication.
 type Postgres struct {
 	// URL of the database postgres, as superuser.
-	URL     string
+	URL string
+	// Bin is the folder of its programs, which another user may enter too.
+	Bin     string
 	process *process
 }
 
@@ -57,6 +59,7 @@ func StartPostgres(ctx context.Context, home, dir string) (*Postgres, error) {
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
 	p := &Postgres{URL: fmt.Sprintf("postgres://postgres:postgres@127.0.0.1:%d/postgres?sslmode=disable", port)}
+	p.Bin = filepath.Join(home, "bin")
 	if p.process, err = start(cmd, dir, "postgres"); err != nil {
 		return nil, err
 	}

@@ -50,6 +50,7 @@ func (s *Services) Env() []string {
 	return []string{
 		"WEFT_TEST_POSTGRES_OLDEST=" + s.PostgresOldest.URL,
 		"WEFT_TEST_POSTGRES_NEWEST=" + s.PostgresNewest.URL,
+		"WEFT_TEST_POSTGRES_BIN=" + s.PostgresNewest.Bin,
 		"WEFT_TEST_KAFKA=" + s.Kafka.Address,
 		"WEFT_TEST_KAFKA_LIBS=" + s.libs,
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // TestShutdown restarts a server of its own: a server that shuts down waits until all that it has sent is confirmed, which
-// urgent batches bring about. The test needs initdb and pg_ctl on PATH.
+// urgent batches bring about. The test needs initdb and pg_ctl in WEFT_TEST_POSTGRES_BIN.
 func TestShutdown(t *testing.T) {
 	server := startServer(t)
 	db := newDatabase(t, server.url)
@@ -128,7 +128,7 @@ func TestSlotLost(t *testing.T) {
 // nobody is the user that runs the server where the test runs as root, which the server refuses.
 const nobody = 65534
 
-type localServer struct{ data, url, options string }
+type localServer struct{ bin, data, url, options string }
 
 func (s *localServer) ctl(command string, args ...string) error {
 	out, err := s.command("pg_ctl", append([]string{"-D", s.data, "-l", s.data + ".log", "-w", "-o", s.options, command}, args...)...).CombinedOutput()
@@ -139,6 +139,7 @@ func (s *localServer) ctl(command string, args ...string) error {
 }
 
 func (s *localServer) command(name string, args ...string) *exec.Cmd {
+	name = filepath.Join(s.bin, name)
 	if os.Getuid() == 0 {
 		args = append([]string{fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups", name}, args...)
 		name = "setpriv"
@@ -151,8 +152,12 @@ func (s *localServer) command(name string, args ...string) *exec.Cmd {
 // startServer makes and starts a server that is stopped and removed with the test.
 func startServer(t *testing.T) *localServer {
 	t.Helper()
-	if _, err := exec.LookPath("initdb"); err != nil {
-		t.Skip("there is no initdb on PATH to make a server of the test's own with")
+	bin := os.Getenv("WEFT_TEST_POSTGRES_BIN")
+	if bin == "" {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("WEFT_TEST_POSTGRES_BIN is not set: run the tests by make test")
+		}
+		t.Skip("WEFT_TEST_POSTGRES_BIN is not set: no programs to make a server of the test's own with")
 	}
 	dir, err := os.MkdirTemp("", "weft-postgres-")
 	if err != nil {
@@ -172,7 +177,7 @@ func startServer(t *testing.T) *localServer {
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s := &localServer{data: filepath.Join(dir, "data"), url: fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)}
+	s := &localServer{bin: bin, data: filepath.Join(dir, "data"), url: fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)}
 	if out, err := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "--no-sync").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v: %s", err, out)
 	}
