@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"weft/sources"
 )
 
 var (
@@ -237,10 +239,8 @@ func (d *decoder) checkKeys(path string, c *Capture) {
 
 // matches tells whether * and ? of a table pattern, which match within a part of the name, give the table.
 func matches(pattern, table string) bool {
-	expression := regexp.QuoteMeta(pattern)
-	expression = strings.NewReplacer(`\*`, `[^.]*`, `\?`, `[^.]`).Replace(expression)
-	matched, err := regexp.MatchString("^"+expression+"$", table)
-	return err == nil && matched
+	patterns, parts := strings.Split(pattern, "."), strings.Split(table, ".")
+	return slices.EqualFunc(patterns, parts, sources.MatchGlob)
 }
 
 // checkOverlaps reports captures that have the same name, and tables that two captures would write to the same topic. Two

@@ -108,7 +108,7 @@ func (v *sqliteView) match(ctx context.Context) ([]string, error) {
 		all = append(all, name)
 		captured := false
 		for i, pattern := range d.patterns {
-			if glob(strings.ToLower(pattern), strings.ToLower(name)) {
+			if sources.MatchGlob(strings.ToLower(pattern), strings.ToLower(name)) {
 				found[i], captured = true, true
 			}
 		}
@@ -131,32 +131,6 @@ func (v *sqliteView) match(ctx context.Context) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// glob tells whether * (any characters) and ? (one) in pattern match the whole of name.
-func glob(pattern, name string) bool {
-	p, n := []rune(pattern), []rune(name)
-	star, mark := -1, 0
-	i := 0
-	for j := 0; j < len(n); {
-		switch {
-		case i < len(p) && p[i] == '*':
-			star, mark = i, j
-			i++
-		case i < len(p) && (p[i] == '?' || p[i] == n[j]):
-			i++
-			j++
-		case star >= 0:
-			mark++
-			i, j = star+1, mark
-		default:
-			return false
-		}
-	}
-	for i < len(p) && p[i] == '*' {
-		i++
-	}
-	return i == len(p)
 }
 
 // loadTable reads a table's columns and verifies that it can be polled.

@@ -92,20 +92,3 @@ func TestIntegerAsReal(t *testing.T) {
 		}
 	}
 }
-
-func TestGlob(t *testing.T) {
-	tests := []struct {
-		pattern, name string
-		want          bool
-	}{
-		{"orders", "orders", true}, {"orders", "order", false}, {"order", "orders", false}, {"*", "", true}, {"*", "orders", true},
-		{"o*s", "orders", true}, {"o*x", "orders", false}, {"*d*r*", "orders", true}, {"??????", "orders", true},
-		{"?????", "orders", false}, {"?", "é", true}, {"a*b*c", "aXbXbXc", true}, {"[o]rders", "orders", false}, {"", "", true},
-		{"", "x", false}, {"**s", "orders", true},
-	}
-	for _, test := range tests {
-		if got := glob(test.pattern, test.name); got != test.want {
-			t.Errorf("glob(%q, %q) = %t", test.pattern, test.name, got)
-		}
-	}
-}

@@ -112,37 +112,11 @@ func parsePattern(text string) (pattern, error) {
 }
 
 func (p pattern) matches(schema, table string) bool {
-	return matchGlob(p.schema, schema) && matchGlob(p.table, table)
+	return sources.MatchGlob(p.schema, schema) && sources.MatchGlob(p.table, table)
 }
 
 // literal says that the pattern can match one name only.
 func (p pattern) literal() bool { return !strings.ContainsAny(p.schema+p.table, "*?") }
-
-// matchGlob matches * to any characters and ? to any one character.
-func matchGlob(glob, name string) bool {
-	g, n := []rune(glob), []rune(name)
-	star, mark := -1, 0 // the last * and how much of name it has eaten up to
-	i, j := 0, 0
-	for j < len(n) {
-		switch {
-		case i < len(g) && g[i] == '*':
-			star, mark = i, j
-			i++
-		case i < len(g) && (g[i] == '?' || g[i] == n[j]):
-			i++
-			j++
-		case star >= 0:
-			mark++
-			i, j = star+1, mark
-		default:
-			return false
-		}
-	}
-	for i < len(g) && g[i] == '*' {
-		i++
-	}
-	return i == len(g)
-}
 
 // tableSet is what a capture's patterns mean today.
 type tableSet struct {
