@@ -36,9 +36,6 @@ func runCommand(a *app) *cobra.Command {
 
 func (a *app) run(ctx context.Context, c *configs.Config) error {
 	logger := a.logger(c.Logging)
-	if len(c.Captures) == 0 {
-		return &exitError{exitUsage, errors.New("the config file lists no captures; add one under captures:")}
-	}
 	log, closeLog, err := openLog(ctx, c.Log, false, logger)
 	if err != nil {
 		return failed(err)
