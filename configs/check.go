@@ -41,7 +41,11 @@ func (d *decoder) check(c *Config) {
 		inherit(d, path+".topics", &c.Captures[i].Topics, c.Topics.TopicOptions)
 		if c.Captures[i].Topics.Prefix == "" && !unnamed && d.clean("topics") && d.clean(path+".topics") {
 			unnamed = true // once is enough: one line mends all
-			d.fail("topics", d.at["topics"], "topics need a prefix, for the file or for each capture; write topics: {prefix: NAME}")
+			where := "topics"
+			if !d.set(where) {
+				where = ""
+			}
+			d.fail(where, d.at[where], "topics need a prefix, for the file or for each capture; write topics: {prefix: NAME}")
 		}
 		d.checkCapture(path, &c.Captures[i], c.Log.Profile)
 		if p := path + ".topics.cleanup"; d.set("log.embedded") && c.Captures[i].Topics.Cleanup == Compact {
