@@ -15,7 +15,9 @@ import (
 // ErrTrimmed says that a partition no longer holds the offset to scan from.
 var ErrTrimmed = errors.New("the log no longer holds that offset")
 
-// Load returns the newest committed checkpoint of every capture, by name. A topic that does not exist holds none.
+// Load returns the newest committed checkpoint of every capture, by name. A log without the topic is
+// kerr.UnknownTopicOrPartition, as is a broker that has yet to learn of it: who resumes a capture by what Load returns must
+// not take that for a capture that never ran.
 func Load(ctx context.Context, cl *kgo.Client) (map[string]Checkpoint, error) {
 	found := make(map[string]Checkpoint)
 	err := ScanAll(ctx, cl, Topic, func(r *kgo.Record) error {
@@ -30,7 +32,7 @@ func Load(ctx context.Context, cl *kgo.Client) (map[string]Checkpoint, error) {
 		found[c.Capture] = c
 		return nil
 	})
-	if err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition) {
+	if err != nil {
 		return nil, fmt.Errorf("load checkpoints: %w", err)
 	}
 	return found, nil

@@ -136,6 +136,10 @@ func compression(name string) kgo.CompressionCodec {
 
 // explain turns the errors of a log that nobody can retry away into fatal ones with a remedy.
 func explain(err error) error {
+	var fatal *sources.FatalError
+	if errors.As(err, &fatal) {
+		return err
+	}
 	for _, k := range []struct {
 		is     error
 		remedy string
@@ -148,6 +152,8 @@ func explain(err error) error {
 		{kerr.UnsupportedVersion, "use a log that supports Kafka transactions (Apache Kafka 2.5 or later, WarpStream, Redpanda)"},
 		{kerr.InvalidTransactionTimeout, "raise the brokers' transaction.max.timeout.ms to 60000 or more"},
 		{kerr.MessageTooLarge, "raise max.message.bytes of the topic and log.max_record to the same, larger, size"},
+		{kerr.InvalidTopicException, "a topic's name has at most 249 characters: shorten topics.prefix, or leave the table out"},
+		{kerr.InvalidConfig, "correct topics.settings or topics.retention"},
 		{kerr.PolicyViolation, "the brokers' create-topic policy refuses the topic: make it by hand, or change topics.settings"},
 		{kerr.InvalidReplicationFactor, "set topics.replication to a number of brokers that exist"},
 	} {

@@ -37,6 +37,7 @@ type sequenced struct {
 	found   map[string]struct{}
 	rows    map[string][]byte
 	highest []byte // order of any of them; nil once the source is past it
+	all     bool   // the source has come to highest: at the next commit nothing found is needed any more
 }
 
 func newSequenced(w *Writer) *sequenced {
@@ -51,7 +52,7 @@ func (s *sequenced) above() []byte { return s.highest }
 func (s *sequenced) nextEpoch() { s.forget() }
 
 func (s *sequenced) forget() {
-	s.found, s.rows, s.highest = map[string]struct{}{}, map[string][]byte{}, nil
+	s.found, s.rows, s.highest, s.all = map[string]struct{}{}, map[string][]byte{}, nil, false
 }
 
 func (s *sequenced) resume(ctx context.Context, cp checkpoint.Checkpoint) (*sources.GapError, error) {
@@ -153,9 +154,13 @@ func (s *sequenced) skip(r *kgo.Record, seq []byte) (bool, error) {
 		}
 		delete(s.rows, rowKey(r)) // whatever comes next for this key is newer
 		return bytes.Equal(was, row), nil
-	case bytes.Compare(orderOf(seq), s.highest) > 0:
+	}
+	switch bytes.Compare(orderOf(seq), s.highest) {
+	case 1:
 		s.forget() // past everything found
 		return false, nil
+	case 0:
+		s.all = true // a change may have more than one record
 	}
 	_, ok := s.found[place(r, seq)]
 	return ok, nil
@@ -206,8 +211,8 @@ func (s *sequenced) commit(ctx context.Context, cp checkpoint.Checkpoint, all bo
 	if err := s.w.flush(ctx); err != nil {
 		return err
 	}
-	if s.w.o.Polls && all {
-		s.forget() // the poll has read every row there is, those found among them
+	if s.all || s.w.o.Polls && all {
+		s.forget() // the source has come past everything found; a complete poll has read every row there is
 	}
 	if s.highest == nil {
 		s.mu.Lock()

@@ -309,6 +309,10 @@ func (w *Writer) route(ctx context.Context, c *sources.Change) (*route, error) {
 			return nil, sources.Fatal("capture one of the tables under another topics.prefix",
 				"tables %q and %q would both be written to topic %q", other, name(c), topic)
 		}
+		if w.o.Topics.Cleanup == "compact" && c.Table != nil && len(c.Table.Key) == 0 {
+			return nil, sources.Fatal("name the table's key columns under keys, set topics.cleanup: delete, or leave the table out",
+				"table %s has no key, and a compacted topic keeps only records with one", name(c))
+		}
 		n, err := ensureTopic(ctx, w.cl, w.o.Topics.changeTopic(topic, w.profile))
 		if err != nil {
 			return nil, err
@@ -416,6 +420,9 @@ func (w *Writer) Close() error {
 }
 
 func fenced(err error) error {
+	if errors.Is(err, ErrFenced) {
+		return err
+	}
 	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) {
 		return fmt.Errorf("%w: %w", ErrFenced, err)
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"weft/checkpoint"
 	"weft/configs"
 	"weft/sink"
 	"weft/sink/embedded"
@@ -35,7 +34,7 @@ func checkpointGetCommand(a *app) *cobra.Command {
 				return err
 			}
 			defer closing(closeLog, &err)
-			all, err := checkpoint.Load(cmd.Context(), cl)
+			all, err := loadCheckpoints(cmd.Context(), cl)
 			if err != nil {
 				return failed(err)
 			}

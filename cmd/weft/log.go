@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"weft/checkpoint"
 	"weft/cmd/weft/internal/pipeline"
 	"weft/configs"
 	"weft/sink"
@@ -88,6 +90,15 @@ func (a *app) reader(ctx context.Context, c *configs.Config) (*kgo.Client, func(
 		cl.Close()
 		return closeLog()
 	}, nil
+}
+
+// loadCheckpoints returns every capture's, for people; a log without the topic holds none.
+func loadCheckpoints(ctx context.Context, cl *kgo.Client) (map[string]checkpoint.Checkpoint, error) {
+	all, err := checkpoint.Load(ctx, cl)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil, nil
+	}
+	return all, err
 }
 
 // writerOptions is how the capture's writer is opened.

@@ -49,7 +49,7 @@ func statusCommand(a *app) *cobra.Command {
 				return err
 			}
 			defer closing(closeLog, &err)
-			checkpoints, err := checkpoint.Load(cmd.Context(), cl)
+			checkpoints, err := loadCheckpoints(cmd.Context(), cl)
 			if err != nil {
 				return failed(err)
 			}
