@@ -71,6 +71,9 @@ func (l *Log) profile() (Profile, error) {
 	return p, nil
 }
 
+// deliveryTimeout is how long a record may be on its way to the brokers.
+const deliveryTimeout = 45 * time.Second
+
 // Client connects to the log for reading and administration; extra options come on top.
 func (l *Log) Client(extra ...kgo.Opt) (*kgo.Client, error) {
 	p, err := l.profile()
@@ -93,7 +96,7 @@ func (l *Log) Client(extra ...kgo.Opt) (*kgo.Client, error) {
 		kgo.DialTimeout(10 * time.Second),
 		// An outage shows as an error that is retried with its reason in status, instead of a call that hangs.
 		kgo.RetryTimeout(30 * time.Second),
-		kgo.RecordDeliveryTimeout(45 * time.Second),
+		kgo.RecordDeliveryTimeout(deliveryTimeout),
 		kgo.ProducerLinger(p.Linger),
 		kgo.ProducerBatchMaxBytes(int32(p.MaxRecordBytes)),
 		kgo.MaxBufferedBytes(max(2*l.CommitBytes, 2*p.MaxRecordBytes)),

@@ -195,7 +195,7 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
 		return fmt.Errorf("encode change of %s: %w", name(c), err)
 	}
 	for i := range w.encoded {
-		if err := w.produce(c, r, &w.encoded[i]); err != nil {
+		if err := w.produce(ctx, c, r, &w.encoded[i]); err != nil {
 			return err
 		}
 	}
@@ -218,7 +218,7 @@ func (w *Writer) room() {
 	}
 }
 
-func (w *Writer) produce(c *sources.Change, r *route, e *envelope.Record) error {
+func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *envelope.Record) error {
 	at := len(w.slab)
 	w.slab = append(append(w.slab, w.seq...), e.Ordinal)
 	seq := w.slab[at:len(w.slab):len(w.slab)]
@@ -239,7 +239,7 @@ func (w *Writer) produce(c *sources.Change, r *route, e *envelope.Record) error 
 	if c.Op == sources.OpTruncate {
 		for p := range r.partitions {
 			rec.Partition = int32(p)
-			if err := w.send(rec, seq); err != nil {
+			if err := w.send(ctx, rec, seq); err != nil {
 				return err
 			}
 		}
@@ -248,10 +248,10 @@ func (w *Writer) produce(c *sources.Change, r *route, e *envelope.Record) error 
 	if e.Key != nil { // without a key all go to partition 0, where they stay in order
 		rec.Partition = int32(r.partitioner.Partition(&rec, r.partitions))
 	}
-	return w.send(rec, seq)
+	return w.send(ctx, rec, seq)
 }
 
-func (w *Writer) send(rec kgo.Record, seq []byte) error {
+func (w *Writer) send(ctx context.Context, rec kgo.Record, seq []byte) error {
 	if skip, err := w.delivery.skip(&rec, seq); skip || err != nil {
 		return err
 	}
@@ -260,7 +260,18 @@ func (w *Writer) send(rec kgo.Record, seq []byte) error {
 	}
 	w.records = append(w.records, rec)
 	w.bytes += len(rec.Key) + len(rec.Value) + len(seq)
+	if w.cl.BufferedProduceBytes() < int64(w.o.Log.CommitBytes) { // half of what the client takes: does not block
+		w.cl.Produce(w.ctx, &w.records[len(w.records)-1], w.promise)
+		return nil
+	}
+	// What is under way is not cancelled by a stop, but this call may wait for it: then the writer is given up.
+	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
+	defer cancel()
+	giveUp := context.AfterFunc(ctx, w.cancel)
 	w.cl.Produce(w.ctx, &w.records[len(w.records)-1], w.promise)
+	if !giveUp() {
+		return fmt.Errorf("write to %s[%d]: the log takes no more: %w", rec.Topic, rec.Partition, context.Cause(ctx))
+	}
 	return nil
 }
 
