@@ -2,6 +2,7 @@ package sink
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -169,4 +170,52 @@ func sum(offsets []int64) (n int64) {
 		n += o
 	}
 	return n
+}
+
+// Partitions that somebody adds to a topic belong to what a checkpoint covers.
+func TestAddedPartitions(t *testing.T) {
+	l, _ := embeddedLog(t, t.TempDir())
+	o := options(l)
+	w := open(t, o)
+	write(t, w, create(1, "1", "a"))
+	commit(t, w, `1`, true)
+	w.Close()
+	topic := o.Topics.Prefix + ".public.items"
+	if _, err := admin(t, l).UpdatePartitions(t.Context(), 8, topic); err != nil {
+		t.Fatal(err)
+	}
+	o.Topics.Partitions = 8
+	rows := func(from, to int) (all []*sources.Change) {
+		for n := from; n < to; n++ {
+			all = append(all, create(n, strconv.Itoa(n), "x"))
+		}
+		return all
+	}
+	for range 2 { // the second time the topic is in the checkpoint with all its partitions
+		w = open(t, o)
+		at, err := strconv.Atoi(string(w.Checkpoint().Position))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, w, rows(at+1, at+40)...)
+		if err := w.flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.cl.Close() // killed before its checkpoint
+
+		w = open(t, o)
+		write(t, w, rows(at+1, at+50)...)
+		commit(t, w, strconv.Itoa(at+49), true)
+		w.Close()
+	}
+	seqs := map[string]bool{}
+	for _, r := range records(t, l, topic) {
+		if seqs[r.at] {
+			t.Errorf("%s of key %s is twice in partition %d", r.at, r.key, r.partition)
+		}
+		seqs[r.at] = true
+	}
+	if len(seqs) != 99 {
+		t.Errorf("%d of 99 changes arrived", len(seqs))
+	}
 }

@@ -66,8 +66,12 @@ func (s *sequenced) resume(ctx context.Context, cp checkpoint.Checkpoint) (*sour
 		if err != nil {
 			return nil, err
 		}
-		next := slices.Clone(cp.Offsets[topic])
-		for p, from := range cp.Offsets[topic] {
+		offsets := cp.Offsets[topic]
+		if known := len(offsets); known < len(starts) { // somebody has added partitions
+			offsets = append(slices.Clone(offsets), starts[known:]...)
+		}
+		next := slices.Clone(offsets)
+		for p, from := range offsets {
 			if p >= len(ends) {
 				gap, next = lost(cp, topic, p, from, 0, 0), nil
 				break
@@ -87,7 +91,7 @@ func (s *sequenced) resume(ctx context.Context, cp checkpoint.Checkpoint) (*sour
 			next[p] = ends[p]
 		}
 		if next != nil {
-			s.next[topic], s.offsets[topic] = next, cp.Offsets[topic]
+			s.next[topic], s.offsets[topic] = next, offsets
 		}
 	}
 	return gap, nil
