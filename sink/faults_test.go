@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"weft/sources"
@@ -109,6 +110,15 @@ func TestRefusedTopics(t *testing.T) {
 	change := create(1, "1", "a")
 	change.Table = &long
 	fatal(t, open(t, o).Write(t.Context(), change), "topics.prefix")
+
+	// More brokers than there are may yet come.
+	o = options(l)
+	o.Topics.Replication = 3
+	err := open(t, o).Write(t.Context(), create(1, "1", "a"))
+	var f *sources.FatalError
+	if !errors.Is(err, kerr.InvalidReplicationFactor) || errors.As(err, &f) || !strings.Contains(err.Error(), "only 1 broker") {
+		t.Errorf("replication on 3 of 1 brokers gave %v", err)
+	}
 }
 
 // Brokers refuse records without a key in a compacted topic, whose every row would replace the one before it.
@@ -217,5 +227,25 @@ func TestAddedPartitions(t *testing.T) {
 	}
 	if len(seqs) != 99 {
 		t.Errorf("%d of 99 changes arrived", len(seqs))
+	}
+}
+
+// Anybody may write to the embedded log's port.
+func TestForeignRecords(t *testing.T) {
+	l, _ := embeddedLog(t, t.TempDir())
+	o := options(l)
+	w := open(t, o)
+	write(t, w, create(1, "1", "a"))
+	commit(t, w, `1`, true)
+	for _, seq := range []string{"", "00000001.", "00000001.2", "seq"} {
+		r := &kgo.Record{Topic: o.Topics.Prefix + ".public.items", Headers: []kgo.RecordHeader{{Key: "weft-seq", Value: []byte(seq)}}}
+		if err := w.cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	w = open(t, o)
+	if above := w.Above(); above != nil {
+		t.Errorf("records that Weft did not write make it go on above %s", above)
 	}
 }

@@ -137,7 +137,8 @@ func compression(name string) kgo.CompressionCodec {
 	return kgo.Lz4Compression()
 }
 
-// explain turns the errors of a log that nobody can retry away into fatal ones with a remedy.
+// explain turns the errors of a log that nobody can retry away into fatal ones with a remedy. InvalidReplicationFactor is
+// none of them: a cluster that starts says it until enough of its brokers are up.
 func explain(err error) error {
 	var fatal *sources.FatalError
 	if errors.As(err, &fatal) {
@@ -158,7 +159,6 @@ func explain(err error) error {
 		{kerr.InvalidTopicException, "a topic's name has at most 249 characters: shorten topics.prefix, or leave the table out"},
 		{kerr.InvalidConfig, "correct topics.settings or topics.retention"},
 		{kerr.PolicyViolation, "the brokers' create-topic policy refuses the topic: make it by hand, or change topics.settings"},
-		{kerr.InvalidReplicationFactor, "set topics.replication to a number of brokers that exist"},
 	} {
 		if errors.Is(err, k.is) {
 			return &sources.FatalError{Err: err, Remedy: k.remedy}

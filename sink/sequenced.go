@@ -125,7 +125,7 @@ func (s *sequenced) enter(ctx context.Context, topic string) error {
 
 func (s *sequenced) remember(r *kgo.Record, epoch []byte) error {
 	seq := headerOf(r, "weft-seq")
-	if !bytes.HasPrefix(seq, epoch) {
+	if !bytes.HasPrefix(seq, epoch) || len(seq) < len(epoch)+len("O.2") {
 		return nil // not Weft's, or from before a gap
 	}
 	if order := orderOf(seq); bytes.Compare(order, s.highest) > 0 {

@@ -16,8 +16,8 @@ import (
 	"weft/sources"
 )
 
-// ErrFenced says that another writer of the same capture was opened since: this one must end.
-var ErrFenced = errors.New("another Weft has taken this capture over")
+// ErrFenced says that the log no longer takes this writer for the capture's: another was opened since, as a rule. It must end.
+var ErrFenced = errors.New("another Weft has taken this capture over, or the log gave up a transaction that took too long")
 
 // Options is what a writer needs to know.
 type Options struct {
