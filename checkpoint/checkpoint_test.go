@@ -121,6 +121,12 @@ func TestLoadRefusesWhatIsNoCheckpoint(t *testing.T) {
 	if _, err := Load(t.Context(), cl); err == nil || !strings.Contains(err.Error(), "offset 0") {
 		t.Errorf("got error %v", err)
 	}
+	if _, _, err := LoadOne(t.Context(), cl, "a"); err == nil || !strings.Contains(err.Error(), "offset 0") {
+		t.Errorf("got error %v", err)
+	}
+	if _, ok, err := LoadOne(t.Context(), cl, "b"); ok || err != nil {
+		t.Errorf("capture b, beside one that cannot be read: %v, %v", ok, err)
+	}
 }
 
 // The end of a partition may hold no record that a reader sees: markers, and what was aborted.

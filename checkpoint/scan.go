@@ -19,23 +19,55 @@ var ErrTrimmed = errors.New("the log no longer holds that offset")
 // kerr.UnknownTopicOrPartition, as is a broker that has yet to learn of it: who resumes a capture by what Load returns must
 // not take that for a capture that never ran.
 func Load(ctx context.Context, cl *kgo.Client) (map[string]Checkpoint, error) {
-	found := make(map[string]Checkpoint)
+	newest, err := load(ctx, cl)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]Checkpoint, len(newest))
+	for capture, r := range newest {
+		if found[capture], err = decode(r); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// LoadOne is Load for one capture; the checkpoints of others do not matter to it, even if they cannot be read.
+func LoadOne(ctx context.Context, cl *kgo.Client, capture string) (c Checkpoint, ok bool, err error) {
+	newest, err := load(ctx, cl)
+	if err != nil {
+		return Checkpoint{}, false, err
+	}
+	r, ok := newest[capture]
+	if !ok {
+		return Checkpoint{}, false, nil
+	}
+	c, err = decode(r)
+	return c, err == nil, err
+}
+
+func load(ctx context.Context, cl *kgo.Client) (map[string]*kgo.Record, error) {
+	newest := make(map[string]*kgo.Record)
 	err := ScanAll(ctx, cl, Topic, func(r *kgo.Record) error {
 		if r.Value == nil {
-			delete(found, string(r.Key))
-			return nil
+			delete(newest, string(r.Key))
+		} else {
+			newest[string(r.Key)] = r
 		}
-		c, err := Decode(r.Value)
-		if err != nil {
-			return fmt.Errorf("%s offset %d: %w", Topic, r.Offset, err)
-		}
-		found[c.Capture] = c
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load checkpoints: %w", err)
 	}
-	return found, nil
+	return newest, nil
+}
+
+func decode(r *kgo.Record) (Checkpoint, error) {
+	c, err := Decode(r.Value)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("load checkpoints: %s offset %d: %w", Topic, r.Offset, err)
+	}
+	return c, nil
 }
 
 // ScanAll calls fn for the committed records of a topic, partition by partition, each up to its end at the time of the call.

@@ -54,7 +54,7 @@ func (t *transactional) abort() {
 	if !t.open {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if t.w.cl.AbortBufferedRecords(ctx) == nil {
 		_ = t.w.cl.EndTransaction(ctx, kgo.TryAbort)

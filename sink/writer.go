@@ -17,7 +17,7 @@ import (
 )
 
 // ErrFenced says that the log no longer takes this writer for the capture's: another was opened since, as a rule. It must end.
-var ErrFenced = errors.New("another Weft has taken this capture over, or the log gave up a transaction that took too long")
+var ErrFenced = errors.New("another daemon has taken this capture over (stop one of the two), or the log gave up a transaction that took too long")
 
 // Options is what a writer needs to know.
 type Options struct {
@@ -142,11 +142,10 @@ func (w *Writer) open(ctx context.Context) error {
 	if _, _, err := w.cl.ProducerID(ctx); err != nil {
 		return explain(fmt.Errorf("open the capture's producer: %w", err))
 	}
-	found, err := checkpoint.Load(ctx, w.cl)
+	cp, ok, err := checkpoint.LoadOne(ctx, w.cl, w.o.Capture)
 	if err != nil {
 		return explain(err)
 	}
-	cp, ok := found[w.o.Capture]
 	if !ok {
 		cp = checkpoint.Checkpoint{Capture: w.o.Capture, Epoch: 1}
 	} else if cp.Connector != w.o.Connector {
@@ -392,8 +391,12 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 		}
 	}
 	cp.Changes += w.changes
-	// A commit under way is not cancelled: its outcome would be unknown.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 50*time.Second)
+	// A commit under way is not cancelled, since its outcome would be unknown; only a deadline ends it.
+	deadline, ok := ctx.Deadline()
+	if latest := time.Now().Add(50 * time.Second); !ok || deadline.After(latest) {
+		deadline = latest
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
 	if err := w.delivery.commit(ctx, cp, all); err != nil {
 		return explain(fenced(err))

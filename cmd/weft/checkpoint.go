@@ -20,45 +20,43 @@ func checkpointCommand(a *app) *cobra.Command {
 }
 
 func checkpointGetCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var positionOnly bool
+	cmd := &cobra.Command{
 		Use:   "get CAPTURE",
 		Short: "Print a capture's checkpoint as JSON; exit code 1 if it has none",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			c, err := a.config()
-			if err != nil {
-				return err
-			}
-			cl, closeLog, err := a.reader(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			defer closing(closeLog, &err)
-			all, err := loadCheckpoints(cmd.Context(), cl)
-			if err != nil {
-				return failed(err)
-			}
-			cp, ok := all[args[0]]
-			if !ok {
-				return &exitError{exitNotSo, fmt.Errorf("capture %q has no checkpoint in the log", args[0])}
-			}
-			enc := json.NewEncoder(a.stdout)
-			enc.SetIndent("", "  ")
-			return failed(enc.Encode(cp))
+		Args:  takes("CAPTURE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.reading(func(r *reader) error {
+				all, err := loadCheckpoints(cmd.Context(), r.cl)
+				if err != nil {
+					return failed(err)
+				}
+				cp, ok := all[args[0]]
+				if !ok {
+					return &exitError{exitNotSo, fmt.Errorf("capture %q has no checkpoint in the log", args[0])}
+				}
+				if positionOnly {
+					_, err := fmt.Fprintln(a.stdout, orNull(cp.Position))
+					return failed(err)
+				}
+				return failed(a.printJSON(cp))
+			})
 		},
 	}
+	cmd.Flags().BoolVar(&positionOnly, "position", false, "only the position, in one line, as set takes it")
+	return cmd
 }
 
 func checkpointSetCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "set CAPTURE POSITION",
 		Short: "Set where a capture resumes; POSITION is the JSON that get shows, or null for anew",
-		Long: `Set where a capture resumes. POSITION is the JSON that "checkpoint get" shows as position, or null for anew.
+		Long: `Set where a capture resumes. POSITION is the JSON that "checkpoint get --position" prints, or null for anew.
 
 The capture goes on in a new epoch, and the log's topic PREFIX.__gaps gets a record of it: changes that are passed over
 are lost to consumers, and changes from before are delivered again with higher sequences. A daemon that runs the capture
 on brokers is interrupted and resumes at the new position; with the embedded log the daemon must be stopped first.`,
-		Args: cobra.ExactArgs(2),
+		Args: takes("CAPTURE", "POSITION"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			c, err := a.config()
 			if err != nil {
@@ -71,11 +69,11 @@ on brokers is interrupted and resumes at the new position; with the embedded log
 			var position sources.Position
 			if args[1] != "null" {
 				if !json.Valid([]byte(args[1])) {
-					return &exitError{exitUsage, fmt.Errorf("position %q is not JSON; take the form that `weft checkpoint get %s` prints", args[1], args[0])}
+					return &exitError{exitUsage, fmt.Errorf("position %q is not JSON; take the form that `weft checkpoint get --position %s` prints", args[1], args[0])}
 				}
 				position = sources.Position(args[1])
 			}
-			log, closeLog, err := openLog(cmd.Context(), c.Log, false, a.logger(c.Logging))
+			log, err := openLog(cmd.Context(), c.Log, a.logger(c.Logging))
 			var inUse *embedded.ErrInUse
 			if errors.As(err, &inUse) {
 				return failed(fmt.Errorf("process %d has the embedded log open; stop it first", inUse.PID))
@@ -83,8 +81,8 @@ on brokers is interrupted and resumes at the new position; with the embedded log
 			if err != nil {
 				return failed(err)
 			}
-			defer closing(closeLog, &err)
-			w, err := sink.Open(cmd.Context(), writerOptions(c, *cc, log))
+			defer closing(log.close, &err)
+			w, err := sink.Open(cmd.Context(), writerOptions(c, *cc, log.Log))
 			if err != nil {
 				return failed(err)
 			}

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -18,38 +21,83 @@ import (
 	"weft/sources"
 )
 
-// openLog returns the configured log and what closes it. An embedded log is started here; if another process has it open
-// and shared is set, that process's port is used.
-func openLog(ctx context.Context, c configs.Log, shared bool, logger hclog.Logger) (*sink.Log, func() error, error) {
-	l := &sink.Log{
+// logHandle is an open log and what ends it.
+type logHandle struct {
+	*sink.Log
+	close func() error
+	// own says that this process runs the log: no daemon has the embedded log open.
+	own bool
+}
+
+// openLog opens the configured log for a daemon: an embedded one is started here.
+func openLog(ctx context.Context, c configs.Log, logger hclog.Logger) (*logHandle, error) {
+	l, err := describeLog(c, logger)
+	if err != nil || c.Embedded == nil {
+		return l, err
+	}
+	e, err := openEmbedded(c.Embedded, c.Embedded.Listen, l.MaxRecordBytes)
+	var inUse *embedded.ErrInUse
+	for began := time.Now(); errors.As(err, &inUse) && time.Since(began) < lockWait && ctx.Err() == nil; {
+		time.Sleep(100 * time.Millisecond)
+		inUse = nil
+		e, err = openEmbedded(c.Embedded, c.Embedded.Listen, l.MaxRecordBytes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.Brokers, l.close, l.own = []string{e.Addr}, e.Close, true
+	return l, nil
+}
+
+// lockWait is how long to wait for another process to leave the embedded log: a command such as status has it open for a
+// moment when no daemon runs, and a daemon that stops for seconds.
+const lockWait = 5 * time.Second
+
+// openLogToRead opens the log for a command that only reads: an embedded one at the port of the daemon that runs it, or,
+// when none does, for itself.
+func openLogToRead(c configs.Log, logger hclog.Logger) (*logHandle, error) {
+	l, err := describeLog(c, logger)
+	if err != nil || c.Embedded == nil {
+		return l, err
+	}
+	if _, err := os.Stat(c.Embedded.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no embedded log in %s; weft run makes it, relative to the directory in which it is started", c.Embedded.Dir)
+	}
+	e, err := openEmbedded(c.Embedded, "127.0.0.1:0", l.MaxRecordBytes)
+	var inUse *embedded.ErrInUse
+	if errors.As(err, &inUse) && inUse.Addr != "" {
+		l.Brokers = []string{inUse.Addr}
+		return l, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.Brokers, l.close, l.own = []string{e.Addr}, e.Close, true
+	return l, nil
+}
+
+func openEmbedded(e *configs.Embedded, listen string, maxRecord int) (*embedded.Log, error) {
+	return embedded.Open(embedded.Options{
+		Dir: e.Dir, Listen: listen, RetentionAge: e.Retention.Age, RetentionBytes: int64(e.Retention.Bytes),
+		MaxRecordBytes: max(maxRecord, sink.Profiles["embedded"].MaxRecordBytes),
+	})
+}
+
+// describeLog turns configuration into a log, opening nothing.
+func describeLog(c configs.Log, logger hclog.Logger) (*logHandle, error) {
+	l := &logHandle{close: func() error { return nil }, Log: &sink.Log{
 		Brokers: c.Brokers, Profile: string(c.Profile), ClientID: c.ClientID, Zone: c.Zone,
 		Compression: string(c.Compression), MaxRecordBytes: int(c.MaxRecord), CommitBytes: int(c.Commit.Bytes), Logger: logger.Named("log"),
-	}
-	nothing := func() error { return nil }
-	if e := c.Embedded; e != nil {
+	}}
+	if c.Embedded != nil {
 		l.Profile = "embedded"
-		own, err := openEmbedded(e, l)
-		var inUse *embedded.ErrInUse
-		for began := time.Now(); errors.As(err, &inUse) && time.Since(began) < lockWait && ctx.Err() == nil; {
-			if shared && inUse.Addr != "" {
-				l.Brokers = []string{inUse.Addr}
-				return l, nothing, nil
-			}
-			time.Sleep(100 * time.Millisecond)
-			inUse = nil
-			own, err = openEmbedded(e, l)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		l.Brokers = []string{own.Addr}
-		return l, own.Close, nil
+		return l, nil
 	}
 	var err error
 	if c.TLS != nil && c.TLS.Enabled {
 		files := sink.TLSFiles{CA: c.TLS.CA, Cert: c.TLS.Cert, Key: c.TLS.Key, ServerName: c.TLS.ServerName}
 		if l.TLS, err = files.Config(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	if s := c.SASL; s != nil {
@@ -58,38 +106,44 @@ func openLog(ctx context.Context, c configs.Log, shared bool, logger hclog.Logge
 			Token: string(s.Token), TokenFile: s.TokenFile,
 		}
 		if l.SASL, err = auth.Build(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	return l, nothing, nil
+	return l, nil
 }
 
-// lockWait is how long to wait for another process to leave the embedded log: a command such as status has it open for a
-// moment when no daemon runs, and a daemon that stops for seconds.
-const lockWait = 5 * time.Second
-
-func openEmbedded(e *configs.Embedded, l *sink.Log) (*embedded.Log, error) {
-	return embedded.Open(embedded.Options{
-		Dir: e.Dir, Listen: e.Listen, RetentionAge: e.Retention.Age, RetentionBytes: int64(e.Retention.Bytes),
-		MaxRecordBytes: max(l.MaxRecordBytes, sink.Profiles["embedded"].MaxRecordBytes),
-	})
+// reader is what a command that only reads works with.
+type reader struct {
+	config *configs.Config
+	cl     *kgo.Client
+	// alone says that no daemon runs on the log, as far as can be told: an embedded log that nobody has open.
+	alone bool
 }
 
-// reader connects to the configured log for commands that only read.
-func (a *app) reader(ctx context.Context, c *configs.Config) (*kgo.Client, func() error, error) {
-	logger := a.logger(c.Logging)
-	log, closeLog, err := openLog(ctx, c.Log, true, logger)
+// reading loads the configuration, connects to the log, and runs fn.
+func (a *app) reading(fn func(r *reader) error) (err error) {
+	c, err := a.config()
 	if err != nil {
-		return nil, nil, failed(err)
+		return err
 	}
+	log, err := openLogToRead(c.Log, a.logger(c.Logging))
+	if err != nil {
+		return failed(err)
+	}
+	defer closing(log.close, &err)
 	cl, err := log.Client()
 	if err != nil {
-		return nil, nil, failed(errors.Join(err, closeLog()))
+		return failed(err)
 	}
-	return cl, func() error {
-		cl.Close()
-		return closeLog()
-	}, nil
+	defer cl.Close()
+	return fn(&reader{config: c, cl: cl, alone: log.own})
+}
+
+// closing joins the error of closing into a function's own.
+func closing(end func() error, err *error) {
+	if e := end(); e != nil && *err == nil {
+		*err = failed(e)
+	}
 }
 
 // loadCheckpoints returns every capture's, for people; a log without the topic holds none.

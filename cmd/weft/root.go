@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
@@ -90,6 +92,24 @@ func (a *app) logger(l configs.Logging) hclog.Logger {
 		Name: "weft", Level: hclog.LevelFromString(string(l.Level)), Output: a.stderr,
 		JSONFormat: l.Format == configs.JSONFormat, TimeFormat: "2006-01-02T15:04:05.000Z07:00",
 	})
+}
+
+// takes is the check of a command's arguments, which have these names.
+func takes(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		return &exitError{exitUsage, fmt.Errorf("%d arguments given; usage: %s", len(args), strings.Join(append([]string{cmd.CommandPath()}, names...), " "))}
+	}
+}
+
+// printJSON prints one JSON document.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
 
 // failed marks an error as "could not be done".

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -23,7 +24,7 @@ func runCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "run",
 		Short: "Run the daemon: capture what the config file lists, until SIGTERM or Ctrl-C",
-		Args:  cobra.NoArgs,
+		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.config()
 			if err != nil {
@@ -36,13 +37,13 @@ func runCommand(a *app) *cobra.Command {
 
 func (a *app) run(ctx context.Context, c *configs.Config) error {
 	logger := a.logger(c.Logging)
-	log, closeLog, err := openLog(ctx, c.Log, false, logger)
+	log, err := openLog(ctx, c.Log, logger)
 	if err != nil {
 		return failed(err)
 	}
 	logger.Info("weft starts", "version", buildVersion(), "log", log.Profile, "brokers", log.Brokers, "captures", len(c.Captures))
 	done := make(chan error, 1)
-	go func() { done <- runCaptures(ctx, c, log, logger) }()
+	go func() { done <- runCaptures(ctx, c, log.Log, logger) }()
 	select {
 	case err = <-done:
 	case <-ctx.Done():
@@ -51,10 +52,10 @@ func (a *app) run(ctx context.Context, c *configs.Config) error {
 		case err = <-done:
 		case <-time.After(stopLimit):
 			// Closing the log under its writers would gain nothing: the next start finds out what was committed.
-			return failed(fmt.Errorf("not stopped within %s; what was not committed is read again at the next start", stopLimit))
+			return failed(fmt.Errorf("not stopped within %s, since log or source do not answer; nothing is lost: what was not committed is read again at the next start", stopLimit))
 		}
 	}
-	if err = errors.Join(err, closeLog()); err != nil {
+	if err = errors.Join(err, log.close()); err != nil {
 		return failed(err)
 	}
 	logger.Info("stopped")
@@ -68,44 +69,71 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		return err
 	}
 	defer cl.Close()
+	b := &board{captures: map[string]*pipeline.Capture{}, statuses: map[string]pipeline.Status{}, daemon: fmt.Sprintf("%s:%d", hostname(), os.Getpid())}
 	sup := &pipeline.Supervisor{}
 	for _, cc := range c.Captures {
-		sup.Captures = append(sup.Captures, capture(c, cc, log, logger))
+		one := capture(c, cc, log, logger)
+		b.captures[cc.Name] = one
+		sup.Captures = append(sup.Captures, one)
 	}
-	reports, stopReports := context.WithCancel(context.WithoutCancel(ctx))
-	publisher := status.NewPublisher(cl, c.Topics.Replication)
+	publisher := status.NewPublisher(cl, c.Topics.Replication, b.reports)
+	sup.Observe = func(s pipeline.Status) {
+		if b.set(s) {
+			if s.State == pipeline.Running {
+				logger.Info("capture is running", "capture", s.Capture, "epoch", s.Epoch, "position", string(s.Position))
+			}
+			publisher.Changed()
+		}
+	}
+	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
 	published := make(chan struct{})
 	go func() {
 		defer close(published)
-		publisher.Run(reports, func(err error) { logger.Warn("status is not published", "error", err) })
+		publisher.Run(publishing, func(err error) { logger.Warn("status is not published", "error", err) })
 	}()
 	defer func() {
-		stopReports()
+		stopPublishing()
 		<-published
 	}()
-	daemon := fmt.Sprintf("%s:%d", hostname(), os.Getpid())
-	shown := map[string]pipeline.State{}
-	sup.Observe = func(s pipeline.Status) {
-		if s.State == pipeline.Running && shown[s.Capture] != s.State {
-			logger.Info("capture is running", "capture", s.Capture, "epoch", s.Epoch, "position", string(s.Position))
-		}
-		shown[s.Capture] = s.State
-		publisher.Set(reportOf(s, daemon))
-	}
 	return sup.Run(ctx)
 }
 
-func reportOf(s pipeline.Status, daemon string) status.Report {
-	r := status.Report{
-		Capture: s.Capture, State: string(s.State), Since: s.Since.UTC(), Position: s.Position, Epoch: s.Epoch,
-		Changes: s.Changes, LagBytes: s.Lag.Bytes, Daemon: daemon, Version: buildVersion(),
+// board holds what the captures last said of themselves.
+type board struct {
+	captures map[string]*pipeline.Capture
+	daemon   string
+
+	mu       sync.Mutex
+	statuses map[string]pipeline.Status
+}
+
+// set tells whether the capture's state is another than before.
+func (b *board) set(s pipeline.Status) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was, ok := b.statuses[s.Capture]
+	b.statuses[s.Capture] = s
+	return !ok || was.State != s.State
+}
+
+func (b *board) reports() []status.Report {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []status.Report
+	for name, s := range b.statuses {
+		lag := b.captures[name].Lag()
+		r := status.Report{
+			Capture: name, State: string(s.State), Since: s.Since.UTC(), Position: s.Position, Epoch: s.Epoch,
+			Changes: s.Changes, LagBytes: lag.Bytes, Daemon: b.daemon, Version: buildVersion(),
+		}
+		if s.Err != nil {
+			r.Error = s.Err.Error()
+		}
+		if lag.CommitTime > 0 {
+			t := time.UnixMicro(lag.CommitTime).UTC()
+			r.CommitTime = &t
+		}
+		all = append(all, r)
 	}
-	if s.Err != nil {
-		r.Error = s.Err.Error()
-	}
-	if s.Lag.CommitTime > 0 {
-		t := time.UnixMicro(s.Lag.CommitTime).UTC()
-		r.CommitTime = &t
-	}
-	return r
+	return all
 }

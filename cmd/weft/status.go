@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -19,7 +19,7 @@ type captureStatus struct {
 	Capture   string   `json:"capture"`
 	Connector string   `json:"connector"`
 	Tables    []string `json:"tables"`
-	// State as reported, "not running" without a recent report, "new" without a checkpoint too.
+	// State as the daemon reports it; "not running" without a report of the last 25 s, "new" without a checkpoint too.
 	State    string           `json:"state"`
 	Since    *time.Time       `json:"since,omitempty"`
 	Error    string           `json:"error,omitempty"`
@@ -31,6 +31,8 @@ type captureStatus struct {
 	LagBytes      *int64          `json:"lag_bytes,omitempty"`
 	Gap           *checkpoint.Gap `json:"last_gap,omitempty"`
 	Daemon        string          `json:"daemon,omitempty"`
+	// Heard: seconds since the daemon last reported.
+	Heard *float64 `json:"heard_seconds,omitempty"`
 }
 
 func statusCommand(a *app) *cobra.Command {
@@ -38,71 +40,68 @@ func statusCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show each capture's state, position and lag, from what the log holds",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			c, err := a.config()
-			if err != nil {
-				return err
-			}
-			cl, closeLog, err := a.reader(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			defer closing(closeLog, &err)
-			checkpoints, err := loadCheckpoints(cmd.Context(), cl)
-			if err != nil {
-				return failed(err)
-			}
-			reports, err := status.Load(cmd.Context(), cl)
-			if err != nil {
-				return failed(err)
-			}
-			var all []captureStatus
-			for _, cc := range c.Captures {
-				s := captureStatus{Capture: cc.Name, Connector: cc.Source.Connector(), Tables: cc.Tables, State: "new"}
-				if cp, ok := checkpoints[cc.Name]; ok {
-					age := time.Since(cp.WrittenAt).Seconds()
-					s.State, s.Epoch, s.Position, s.Changes, s.Gap, s.CheckpointAge = "not running", cp.Epoch, cp.Position, cp.Changes, cp.Gap, &age
+		Args:  takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.reading(func(r *reader) error {
+				all, err := captureStatuses(cmd.Context(), r)
+				if err != nil {
+					return failed(err)
 				}
-				if r, ok := reports[cc.Name]; ok && time.Since(r.At) < 3*status.Interval {
-					s.State, s.Since, s.Error, s.Daemon = r.State, &r.Since, r.Error, r.Daemon
-					if r.LagBytes >= 0 {
-						s.LagBytes = &r.LagBytes
-					}
+				if asJSON {
+					return failed(a.printJSON(all))
 				}
-				all = append(all, s)
-			}
-			if asJSON {
-				enc := json.NewEncoder(a.stdout)
-				enc.SetIndent("", "  ")
-				return failed(enc.Encode(all))
-			}
-			return a.printStatus(all)
+				return failed(a.printStatus(all))
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON document")
 	return cmd
 }
 
+func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
+	checkpoints, err := loadCheckpoints(ctx, r.cl)
+	if err != nil {
+		return nil, err
+	}
+	reports, err := status.Load(ctx, r.cl)
+	if err != nil {
+		return nil, err
+	}
+	var all []captureStatus
+	for _, cc := range r.config.Captures {
+		s := captureStatus{Capture: cc.Name, Connector: cc.Source.Connector(), Tables: cc.Tables, State: "new"}
+		if cp, ok := checkpoints[cc.Name]; ok {
+			age := time.Since(cp.WrittenAt).Seconds()
+			s.State, s.Epoch, s.Position, s.Changes, s.Gap, s.CheckpointAge = "not running", cp.Epoch, cp.Position, cp.Changes, cp.Gap, &age
+		}
+		if said, ok := reports[cc.Name]; ok && !r.alone && time.Since(said.At) < status.Fresh {
+			heard := time.Since(said.At).Seconds()
+			s.State, s.Since, s.Error, s.Daemon, s.Heard = said.State, &said.Since, said.Error, said.Daemon, &heard
+			if said.LagBytes >= 0 {
+				s.LagBytes = &said.LagBytes
+			}
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
 func (a *app) printStatus(all []captureStatus) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "CAPTURE\tSOURCE\tSTATE\tSINCE\tEPOCH\tCHANGES\tLAG\tCHECKPOINT\tTABLES")
+	fmt.Fprintln(w, "CAPTURE\tSOURCE\tSTATE\tSINCE\tHEARD\tEPOCH\tCHANGES\tLAG\tCHECKPOINT\tTABLES")
 	for _, s := range all {
-		since, lag, age := "-", "-", "-"
+		since, lag := "-", "-"
 		if s.Since != nil {
 			since = s.Since.Local().Format("2006-01-02 15:04:05")
 		}
 		if s.LagBytes != nil {
 			lag = fmt.Sprintf("%d B", *s.LagBytes)
 		}
-		if s.CheckpointAge != nil {
-			age = (time.Duration(*s.CheckpointAge * float64(time.Second))).Round(100*time.Millisecond).String() + " ago"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n",
-			s.Capture, s.Connector, s.State, since, s.Epoch, s.Changes, lag, age, strings.Join(s.Tables, " "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n",
+			s.Capture, s.Connector, s.State, since, ago(s.Heard), s.Epoch, s.Changes, lag, ago(s.CheckpointAge), strings.Join(s.Tables, " "))
 	}
 	if err := w.Flush(); err != nil {
-		return failed(err)
+		return err
 	}
 	for _, s := range all {
 		if s.Position != nil {
@@ -118,9 +117,9 @@ func (a *app) printStatus(all []captureStatus) error {
 	return nil
 }
 
-// closing joins the error of closing into a function's own.
-func closing(closeLog func() error, err *error) {
-	if e := closeLog(); e != nil && *err == nil {
-		*err = failed(e)
+func ago(seconds *float64) string {
+	if seconds == nil {
+		return "-"
 	}
+	return time.Duration(*seconds*float64(time.Second)).Round(100*time.Millisecond).String() + " ago"
 }

@@ -23,48 +23,48 @@ func tailCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail TOPIC",
 		Short: "Print a topic's committed records, one JSON a line, as they come",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		Args:  takes("TOPIC"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if from == "" {
+				from = "end"
+				if exitAtEnd {
+					from = "start"
+				}
+			}
 			if from != "start" && from != "end" {
 				return &exitError{exitUsage, fmt.Errorf("--from %q: must be start or end", from)}
 			}
-			if from == "end" && exitAtEnd {
-				return &exitError{exitUsage, errors.New("--exit-at-end needs --from start: from the end there is nothing to print")}
-			}
-			c, err := a.config()
-			if err != nil {
-				return err
-			}
-			cl, closeLog, err := a.reader(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			defer closing(closeLog, &err)
-			starts, ends, err := checkpoint.Bounds(cmd.Context(), cl, args[0])
-			if errors.Is(err, kerr.UnknownTopicOrPartition) {
-				return &exitError{exitNotSo, fmt.Errorf("topic %q does not exist; a table's topic is made at its first change", args[0])}
-			}
-			if err != nil {
-				return failed(err)
-			}
-			if exitAtEnd {
-				for p, end := range ends {
-					err := checkpoint.Scan(cmd.Context(), cl, args[0], int32(p), starts[p], end, func(r *kgo.Record) error { return printRecord(a.stdout, r) })
-					if err != nil {
-						return failed(err)
-					}
-				}
-				return nil
-			}
-			if from == "end" {
-				starts = ends
-			}
-			return failed(follow(cmd.Context(), cl, args[0], starts, func(r *kgo.Record) error { return printRecord(a.stdout, r) }))
+			return a.reading(func(r *reader) error {
+				return a.tail(cmd.Context(), r.cl, args[0], from == "start", exitAtEnd)
+			})
 		},
 	}
-	cmd.Flags().StringVar(&from, "from", "end", "where to begin: start or end")
+	cmd.Flags().StringVar(&from, "from", "", "where to begin: start or end (default end, with --exit-at-end start)")
 	cmd.Flags().BoolVar(&exitAtEnd, "exit-at-end", false, "stop at what is the topic's end now, instead of waiting for more")
 	return cmd
+}
+
+func (a *app) tail(ctx context.Context, cl *kgo.Client, topic string, fromStart, exitAtEnd bool) error {
+	show := func(r *kgo.Record) error { return printRecord(a.stdout, r) }
+	starts, ends, err := checkpoint.Bounds(ctx, cl, topic)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return &exitError{exitNotSo, fmt.Errorf("topic %q does not exist; a table's topic is made at its first change", topic)}
+	}
+	if err != nil {
+		return failed(err)
+	}
+	if !fromStart {
+		starts = ends
+	}
+	if !exitAtEnd {
+		return failed(follow(ctx, cl, topic, starts, show))
+	}
+	for p, end := range ends {
+		if err := checkpoint.Scan(ctx, cl, topic, int32(p), starts[p], end, show); err != nil {
+			return failed(err)
+		}
+	}
+	return nil
 }
 
 // follow calls fn for the committed records of a topic from these offsets on, until ctx ends.

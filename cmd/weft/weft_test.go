@@ -151,7 +151,7 @@ func TestRunTailStatusCheckpoint(t *testing.T) {
 	if code, out, errs := weft(t, "status", "-c", s.config, "--json"); code != exitDone || json.Unmarshal([]byte(out), &all) != nil || len(all) != 1 {
 		t.Fatalf("status: exit code %d\n%s%s", code, out, errs)
 	}
-	if got := all[0]; got.Capture != "items" || got.State != "stopped" || got.Changes != 1 || got.Epoch != 1 {
+	if got := all[0]; got.Capture != "items" || got.State != "not running" || got.Changes != 1 || got.Epoch != 1 {
 		t.Errorf("status %+v", got)
 	}
 	if _, out, _ := weft(t, "status", "-c", s.config); !strings.Contains(out, "items") || !strings.Contains(out, "items is at {") {
@@ -165,7 +165,8 @@ func TestRunTailStatusCheckpoint(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &cp); code != exitDone || err != nil || cp.Epoch != 1 {
 		t.Fatalf("checkpoint get: exit code %d, %v\n%s%s", code, err, out, errs)
 	}
-	if code, out, errs := weft(t, "checkpoint", "set", "-c", s.config, "items", string(cp.Position)); code != exitDone || !strings.Contains(out, "epoch 2") {
+	_, position, _ := weft(t, "checkpoint", "get", "--position", "-c", s.config, "items")
+	if code, out, errs := weft(t, "checkpoint", "set", "-c", s.config, "items", strings.TrimSpace(position)); code != exitDone || !strings.Contains(out, "epoch 2") {
 		t.Errorf("checkpoint set: exit code %d\n%s%s", code, out, errs)
 	}
 
@@ -186,7 +187,10 @@ func TestRunTailStatusCheckpoint(t *testing.T) {
 }
 
 func TestExitCodes(t *testing.T) {
-	s := newShop(t, "")
+	s, empty := newShop(t, ""), newShop(t, "")
+	if err := os.Mkdir(filepath.Join(s.dir, "log"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -196,11 +200,12 @@ func TestExitCodes(t *testing.T) {
 		"unknown command":       {[]string{"rnu"}, exitUsage, `unknown command "rnu"`},
 		"unknown flag":          {[]string{"run", "--fast"}, exitUsage, "--fast"},
 		"no such config":        {[]string{"run", "-c", "/none.yaml"}, exitUsage, "/none.yaml"},
-		"tail without a topic":  {[]string{"tail", "-c", s.config}, exitUsage, "1 arg"},
+		"tail without a topic":  {[]string{"tail", "-c", s.config}, exitUsage, "usage: weft tail TOPIC"},
 		"tail of no such topic": {[]string{"tail", "-c", s.config, "shop.none"}, exitNotSo, "shop.none"},
 		"tail from nowhere":     {[]string{"tail", "-c", s.config, "shop.item", "--from", "x"}, exitUsage, "start or end"},
-		"tail to no end":        {[]string{"tail", "-c", s.config, "shop.item", "--exit-at-end"}, exitUsage, "--from start"},
+		"too many arguments":    {[]string{"status", "-c", s.config, "now"}, exitUsage, "usage: weft status"},
 		"no checkpoint":         {[]string{"checkpoint", "get", "-c", s.config, "items"}, exitNotSo, "no checkpoint"},
+		"no log":                {[]string{"status", "-c", empty.config}, exitFailed, "weft run makes it"},
 		"no such capture":       {[]string{"checkpoint", "set", "-c", s.config, "itmes", "{}"}, exitUsage, "itmes"},
 		"no JSON":               {[]string{"checkpoint", "set", "-c", s.config, "items", "{"}, exitUsage, "not JSON"},
 		"demo for no time":      {[]string{"demo", "--for", "0s"}, exitUsage, "--for"},

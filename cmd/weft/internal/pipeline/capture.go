@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -32,11 +33,26 @@ type Capture struct {
 	CommitBytes    int
 	CommitInterval time.Duration
 	Logger         hclog.Logger
+
+	source atomic.Pointer[sources.Source] // while it is open
+}
+
+// Lag is how far the capture is behind, as its source knows. Any goroutine may call it.
+func (c *Capture) Lag() sources.Lag {
+	if src := c.source.Load(); src != nil {
+		if l, ok := (*src).(sources.Lagger); ok {
+			return l.Lag()
+		}
+	}
+	return sources.Lag{Bytes: -1}
 }
 
 // openPartial is how long a source transaction that is slow to arrive may hold a commit back. The log's own limit is a
 // minute, and its readers wait that long.
 const openPartial = 10 * time.Second
+
+// stopCommit is how long a stop may take to commit what is written; after that it is read again at the next start.
+const stopCommit = 5 * time.Second
 
 // Run captures until ctx ends, which is no error, or something goes wrong. progress is called once the source is open, and
 // after each commit.
@@ -51,42 +67,37 @@ func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 			return err
 		}
 	}
+	goneOver, delivered := false, int64(0)
 	for {
-		src, err := c.openSource(ctx, w)
-		if err != nil {
-			return stopped(ctx, err)
-		}
-		progress(progressOf(w, src))
-		err = errors.Join(c.loop(ctx, src, w, progress), src.Close())
+		err := c.runSource(ctx, w, progress)
 		var gap *sources.GapError
 		if !errors.As(err, &gap) {
-			return err
+			return stopped(ctx, err)
+		}
+		if changes := w.Checkpoint().Changes; goneOver && changes == delivered { // a third would come no further
+			return fmt.Errorf("after a gap that was gone over: %w", err)
 		}
 		if err := c.overGap(ctx, w, gap); err != nil {
 			return err
 		}
+		goneOver, delivered = true, w.Checkpoint().Changes
 	}
 }
 
-// openSource opens the source at the checkpoint; over a gap, if the capture is to go on, at its far side.
-func (c *Capture) openSource(ctx context.Context, w *sink.Writer) (sources.Source, error) {
-	for {
-		src, err := c.Source.Open(ctx, sources.OpenOptions{
-			Capture: c.Name, Tables: c.Tables, Keys: c.Keys,
-			Position: w.Checkpoint().Position, Above: w.Above(),
-			BatchBytes: c.BatchBytes, ReadAheadBytes: c.ReadAheadBytes, Logger: c.Logger,
-		})
-		var gap *sources.GapError
-		if !errors.As(err, &gap) {
-			if err != nil {
-				return nil, fmt.Errorf("open source: %w", err)
-			}
-			return src, nil
-		}
-		if err := c.overGap(ctx, w, gap); err != nil {
-			return nil, err
-		}
+// runSource opens the source at the checkpoint and runs the loop until it ends.
+func (c *Capture) runSource(ctx context.Context, w *sink.Writer, progress func(Progress)) error {
+	src, err := c.Source.Open(ctx, sources.OpenOptions{
+		Capture: c.Name, Tables: c.Tables, Keys: c.Keys,
+		Position: w.Checkpoint().Position, Above: w.Above(),
+		BatchBytes: c.BatchBytes, ReadAheadBytes: c.ReadAheadBytes, Logger: c.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("open source: %w", err)
 	}
+	c.source.Store(&src)
+	defer c.source.Store(nil)
+	progress(progressOf(w))
+	return errors.Join(c.loop(ctx, src, w, progress), src.Close())
 }
 
 // overGap records the gap and begins a new epoch, or stops the capture with it.
@@ -106,6 +117,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 	var position sources.Position
 	whole := 0 // bytes pending at the last end of a source transaction
 	commit := func(ctx context.Context, all bool) error {
+		defer c.whenSlow()()
 		if err := w.Commit(ctx, position, all); err != nil {
 			return fmt.Errorf("commit: %w", err)
 		}
@@ -113,7 +125,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		if err := src.Durable(position); err != nil {
 			return fmt.Errorf("release source: %w", err)
 		}
-		progress(progressOf(w, src))
+		progress(progressOf(w))
 		return nil
 	}
 	for {
@@ -121,7 +133,9 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		switch {
 		case ctx.Err() != nil:
 			if pending, _ := w.Pending(); pending > 0 { // a stop: what is written is committed, the rest is read again
-				return commit(context.WithoutCancel(ctx), false)
+				stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopCommit)
+				defer cancel()
+				return commit(stop, false)
 			}
 			return nil
 		case errors.Is(err, context.DeadlineExceeded) && overdue(w):
@@ -139,10 +153,8 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 			return fmt.Errorf("read source: %w", err)
 		}
 		// A snapshot's chunk goes here, between two batches of the stream.
-		for i := range batch.Changes {
-			if err := w.Write(ctx, &batch.Changes[i]); err != nil {
-				return stopped(ctx, fmt.Errorf("write: %w", err))
-			}
+		if err := c.write(ctx, w, batch.Changes); err != nil {
+			return stopped(ctx, err)
 		}
 		position = append(position[:0], batch.Position...)
 		if c.due(batch, w, whole) {
@@ -151,6 +163,32 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 			}
 		} else if !batch.Partial {
 			whole, _ = w.Pending()
+		}
+	}
+}
+
+func (c *Capture) write(ctx context.Context, w *sink.Writer, changes []sources.Change) error {
+	defer c.whenSlow()()
+	for i := range changes {
+		if err := w.Write(ctx, &changes[i]); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+	}
+	return nil
+}
+
+// slow is how long the log may take before the daemon says that it waits.
+const slow = 5 * time.Second
+
+// whenSlow warns if what follows takes long, and tells when it is over; the func that it returns ends it.
+func (c *Capture) whenSlow() func() {
+	began := time.Now()
+	warn := time.AfterFunc(slow, func() {
+		c.Logger.Warn("the log does not answer; the capture waits, and the datastore keeps what it has not read", "since", slow)
+	})
+	return func() {
+		if !warn.Stop() {
+			c.Logger.Info("the log has answered, or the wait is given up", "after", time.Since(began).Round(time.Millisecond))
 		}
 	}
 }

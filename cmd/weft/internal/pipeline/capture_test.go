@@ -301,6 +301,21 @@ func TestGapStopsOrContinues(t *testing.T) {
 	}
 }
 
+// A source that reports the same gap again and again must not fill the log with epochs.
+func TestGapAfterGapStops(t *testing.T) {
+	l := fake(t)
+	s := &script{transactions: []int{10}, batch: 2}
+	s.fail = func(int) error { return &sources.GapError{Reason: "lost", Remedy: "look", Resume: sources.Position(`0`)} }
+	c := capture(s, l)
+	c.ContinueAfterGap = true
+	if err := run(t, c, at(10)); !needsSomebody(err) || !strings.Contains(err.Error(), "gone over") {
+		t.Fatalf("gap after gap gave %v", err)
+	}
+	if len(s.opened) != 2 {
+		t.Errorf("the source was opened %d times", len(s.opened))
+	}
+}
+
 // Whatever fails, and however often, each change is delivered once and in order.
 func TestFailuresAtRandom(t *testing.T) {
 	logs := map[string]func() *sink.Log{

@@ -28,16 +28,11 @@ type Progress struct {
 	Position sources.Position
 	Epoch    uint32
 	Changes  int64 // since the capture's first start
-	Lag      sources.Lag
 }
 
-func progressOf(w *sink.Writer, src sources.Source) Progress {
+func progressOf(w *sink.Writer) Progress {
 	cp := w.Checkpoint()
-	p := Progress{Position: cp.Position, Epoch: cp.Epoch, Changes: cp.Changes, Lag: sources.Lag{Bytes: -1}}
-	if l, ok := src.(sources.Lagger); ok {
-		p.Lag = l.Lag()
-	}
-	return p
+	return Progress{Position: cp.Position, Epoch: cp.Epoch, Changes: cp.Changes}
 }
 
 // Status is a capture's state as others see it.
@@ -45,7 +40,7 @@ type Status struct {
 	Capture string
 	State   State
 	Since   time.Time
-	Err     error // of Retrying and Failed
+	Err     error // of Retrying and Failed, and of Starting again
 	Progress
 }
 
@@ -77,12 +72,15 @@ func (s *Supervisor) Run(ctx context.Context) error {
 
 // supervise restarts c until ctx ends or its error is one that no retry mends.
 func (s *Supervisor) supervise(ctx context.Context, c *Capture) error {
-	status := Status{Capture: c.Name, Progress: Progress{Lag: sources.Lag{Bytes: -1}}}
+	status := Status{Capture: c.Name}
 	set := func(state State, err error) {
 		if status.State == state && err == nil {
 			return
 		}
-		status.State, status.Err, status.Since = state, err, time.Now()
+		if state != Starting {
+			status.Err = err
+		}
+		status.State, status.Since = state, time.Now()
 		s.observe(status)
 	}
 	backoff := backoffMin
@@ -111,6 +109,10 @@ func (s *Supervisor) supervise(ctx context.Context, c *Capture) error {
 			return &CaptureError{Capture: c.Name, Err: err}
 		}
 		wait := backoff/2 + rand.N(backoff)
+		if errors.Is(err, sink.ErrFenced) {
+			// The other one runs it. Taking it back at once would only make the two depose each other again and again.
+			wait = backoffMax/2 + rand.N(backoffMax)
+		}
 		c.Logger.Warn("capture failed, starting it again", "error", err, "in", wait.Round(time.Millisecond))
 		set(Retrying, err)
 		backoff = min(2*backoff, backoffMax)
