@@ -15,7 +15,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: ## build bin/weft
-	go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/weft ./cmd/weft
+	go build -ldflags "-X main.version=$(VERSION)" -o bin/weft ./cmd/weft
 
 test: install check lint fuzz ## install what the tests need, then run every check and test
 	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test

@@ -305,7 +305,9 @@ func TestGapStopsOrContinues(t *testing.T) {
 func TestGapAfterGapStops(t *testing.T) {
 	l := fake(t)
 	s := &script{transactions: []int{10}, batch: 2}
-	s.fail = func(int) error { return &sources.GapError{Reason: "lost", Remedy: "look", Resume: sources.Position(`0`)} }
+	s.fail = func(int) error {
+		return &sources.GapError{Reason: "lost", Remedy: "look", Resume: sources.Position(`0`)}
+	}
 	c := capture(s, l)
 	c.ContinueAfterGap = true
 	if err := run(t, c, at(10)); !needsSomebody(err) || !strings.Contains(err.Error(), "gone over") {
