@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -66,6 +68,7 @@ func connectReplication(ctx context.Context, c Config) (*pgconn.PgConn, error) {
 	}
 	conn, err := pgconn.ConnectConfig(ctx, &config.Config)
 	if codeOf(err) == codeNoRight {
+		err = oneLine(err)
 		return nil, sources.Fatal(fmt.Sprintf("ALTER ROLE %s REPLICATION; (on Amazon RDS: GRANT rds_replication TO %[1]s;)",
 			quoteIdent(config.User)), "role %q has no right to replicate: %w", config.User, err)
 	}
@@ -78,6 +81,7 @@ func connectReplication(ctx context.Context, c Config) (*pgconn.PgConn, error) {
 // connectError tells what only a person can mend from what may pass. pgconn's errors name host, user and database, and no
 // password.
 func connectError(err error, user, database string) error {
+	err = oneLine(err)
 	switch codeOf(err) {
 	case codeInvalidPassword, codeInvalidAuthorization:
 		return sources.Fatal("check the user, the password and sslmode in url, and the server's pg_hba.conf",
@@ -88,7 +92,38 @@ func connectError(err error, user, database string) error {
 		return sources.Fatal(fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s;", quoteIdent(database), quoteIdent(user)),
 			"user %q may not connect to database %q: %w", user, database, err)
 	}
+	if codeOf(err) == "" { // no server has answered
+		return fmt.Errorf("connect to PostgreSQL: %w; check host and port in url", err)
+	}
 	return fmt.Errorf("connect to PostgreSQL: %w", err)
+}
+
+// lineError has err's text on one line.
+type lineError struct {
+	text string
+	err  error
+}
+
+func (e *lineError) Error() string { return e.text }
+func (e *lineError) Unwrap() error { return e.err }
+
+// oneLine joins the lines that pgconn makes of the addresses it has tried. It tries an address without TLS again, so that
+// most come twice.
+func oneLine(err error) error {
+	first, rest, several := strings.Cut(err.Error(), "\n")
+	if !several {
+		return err
+	}
+	var causes []string
+	for line := range strings.Lines(rest) {
+		line = strings.TrimSpace(line)
+		// The first of the names that cannot be resolved has a prefix.
+		known := slices.ContainsFunc(causes, func(cause string) bool { return strings.HasSuffix(cause, line) })
+		if line != "" && !known {
+			causes = append(causes, line)
+		}
+	}
+	return &lineError{text: first + " " + strings.Join(causes, "; "), err: err}
 }
 
 // codeOf is the SQLSTATE in err, or "".
