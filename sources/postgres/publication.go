@@ -123,51 +123,95 @@ func tableList(tables []*catalogTable) string {
 	return strings.Join(names, ", ")
 }
 
+// tableNames is for people.
+func tableNames(tables []*catalogTable) string {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = t.String()
+	}
+	if len(names) == 1 {
+		return "table " + names[0]
+	}
+	return "tables " + strings.Join(names, ", ")
+}
+
 // ensurePublication makes the publication, or changes the one that this capture made, or refuses one of somebody else's
 // that does not serve. It never publishes more than the capture's tables.
 func ensurePublication(ctx context.Context, conn *pgx.Conn, p *publication, s *tableSet, capture string, log hclog.Logger) error {
-	name := quoteIdent(p.name)
-	var statements []string
-	var added []*catalogTable
-	switch {
-	case !p.exists:
-		added = s.tables
-		statements = append(statements, fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (%s);", name, tableList(added), s.options()),
-			fmt.Sprintf("COMMENT ON PUBLICATION %s IS '%s';", name, mark(capture)))
-	default:
-		if !p.everything || p.viaRoot != (s.mode == PartitionsRoot) {
-			statements = append(statements, fmt.Sprintf("ALTER PUBLICATION %s SET (%s);", name, s.options()))
-		}
-		if added = p.lacking(s); len(added) > 0 {
-			statements = append(statements, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", name, tableList(added)))
-		}
+	if !p.exists {
+		return makePublication(ctx, conn, p, s, capture, log)
 	}
-	if len(statements) > 0 {
-		remedy := strings.Join(statements, " ")
-		if p.exists && !p.ours {
-			return sources.Fatal(remedy, "publication %s was not made by this capture and lacks what the capture needs", p.name)
-		}
-		for _, t := range added {
-			if t.identity == identityNothing {
-				log.Warn("the server refuses updates and deletes of a published table with replica identity nothing", "table", t.String())
-			}
-		}
-		if err := runPublication(ctx, conn, p.name, statements); err != nil {
-			if codeOf(err) == codeNoRight {
-				return sources.Fatal(fmt.Sprintf("let an owner of the tables run: %s; or give role %s the right: GRANT CREATE ON DATABASE %s "+
-					"TO %[2]s; and ownership of the tables", strings.TrimSuffix(remedy, ";"), quoteIdent(conn.Config().User),
-					quoteIdent(conn.Config().Database)), "role %q may not make publication %s: %w", conn.Config().User, p.name, err)
-			}
-			return err
-		}
-		log.Info("made the publication", "statements", remedy)
+	name := quoteIdent(p.name)
+	var statements, lacks []string
+	if !p.everything || p.viaRoot != (s.mode == PartitionsRoot) {
+		statements = append(statements, fmt.Sprintf("ALTER PUBLICATION %s SET (%s);", name, s.options()))
+		lacks = append(lacks, "options that the capture needs")
+	}
+	added := p.lacking(s)
+	if len(added) > 0 {
+		statements = append(statements, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", name, tableList(added)))
+		lacks = append(lacks, tableNames(added))
+	}
+	if len(statements) == 0 {
+		return nil
+	}
+	remedy := "let its owner, who must own the tables too, or a superuser run: " + strings.Join(statements, " ")
+	if !p.ours {
+		return sources.Fatal(remedy,
+			"publication %s exists, was not made by this capture and lacks %s", p.name, strings.Join(lacks, " and "))
+	}
+	warnOfIdentities(added, log)
+	if err := runPublication(ctx, conn, statements); codeOf(err) == codeNoRight {
+		return sources.Fatal(remedy, "publication %s exists and lacks %s, and role %q may not change it: %w", p.name,
+			strings.Join(lacks, " and "), conn.Config().User, err)
+	} else if err != nil {
+		return fmt.Errorf("change publication %s: %w", p.name, err)
+	}
+	log.Info("changed the publication", "statements", strings.Join(statements, " "))
+	if len(added) == 0 {
+		return nil
+	}
+	// Where changes are written from now on. It is read after the commit: nothing that is missed is behind it.
+	var at string
+	if err := conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&at); err != nil {
+		return fmt.Errorf("read the end of the log: %w", err)
+	}
+	for _, t := range added {
+		log.Warn("added table " + t.String() + " to publication " + p.name + ": changes before " + at + " are not captured")
 	}
 	return nil
 }
 
+func makePublication(ctx context.Context, conn *pgx.Conn, p *publication, s *tableSet, capture string, log hclog.Logger) error {
+	name, user := quoteIdent(p.name), quoteIdent(conn.Config().User)
+	statements := []string{
+		fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (%s);", name, tableList(s.tables), s.options()),
+		fmt.Sprintf("COMMENT ON PUBLICATION %s IS '%s';", name, mark(capture)),
+	}
+	warnOfIdentities(s.tables, log)
+	if err := runPublication(ctx, conn, statements); codeOf(err) == codeNoRight {
+		return sources.Fatal(fmt.Sprintf("let a superuser, or an owner of the tables who has CREATE on the database, run: %s or give role "+
+			"%s both: GRANT CREATE ON DATABASE %s TO %[2]s; and ownership of the tables (ALTER TABLE ... OWNER TO %[2]s;)",
+			strings.Join(statements, " "), user, quoteIdent(conn.Config().Database)),
+			"role %q may not make publication %s: %w", conn.Config().User, p.name, err)
+	} else if err != nil {
+		return fmt.Errorf("make publication %s: %w", p.name, err)
+	}
+	log.Info("made the publication", "statements", strings.Join(statements, " "))
+	return nil
+}
+
+func warnOfIdentities(added []*catalogTable, log hclog.Logger) {
+	for _, t := range added {
+		if t.identity == identityNothing {
+			log.Warn("the server refuses updates and deletes of a published table with replica identity nothing", "table", t.String())
+		}
+	}
+}
+
 // runPublication runs the statements in one transaction, so that a publication never lacks its mark.
-func runPublication(ctx context.Context, conn *pgx.Conn, name string, statements []string) error {
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+func runPublication(ctx context.Context, conn *pgx.Conn, statements []string) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, statement := range statements {
 			if _, err := tx.Exec(ctx, statement); err != nil {
 				return err
@@ -175,8 +219,4 @@ func runPublication(ctx context.Context, conn *pgx.Conn, name string, statements
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("make publication %s: %w", name, err)
-	}
-	return nil
 }

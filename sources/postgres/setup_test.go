@@ -24,7 +24,8 @@ func TestRefused(t *testing.T) {
 		config func(*Config)
 		want   []string
 	}{
-		{"pattern without a schema", nil, []string{"t"}, nil, nil, []string{`"t" names no schema and table`}},
+		{"pattern without a schema", nil, []string{"t"}, nil, nil, []string{`"t" names no schema and table`, "such as public.t"}},
+		{"pattern without a table", nil, []string{"public."}, nil, nil, []string{`"public." names no schema and table`, "such as public.orders"}},
 		{"no tables", nil, []string{}, nil, nil, []string{"names none"}},
 		{"no match", nil, []string{"public.t", "public.nothing_*"}, nil, nil, []string{`"public.nothing_*" matches no table`}},
 		{"another case", nil, []string{"public.T"}, nil, nil, []string{`"public.T" matches no table`, "case-sensitive"}},
@@ -37,10 +38,16 @@ func TestRefused(t *testing.T) {
 		{"foreign", []string{"CREATE FOREIGN DATA WRAPPER w", "CREATE SERVER s FOREIGN DATA WRAPPER w", "CREATE FOREIGN TABLE f (a int) SERVER s"},
 			[]string{"public.f"}, nil, nil, []string{"foreign table"}},
 		{"no key", []string{"CREATE TABLE n (a int)"}, []string{"public.n"}, nil, nil,
-			[]string{"public.n has no replica identity", `ALTER TABLE "public"."n" ADD PRIMARY KEY`, "REPLICA IDENTITY FULL"}},
+			[]string{"public.n has no replica identity", `ALTER TABLE "public"."n" ADD PRIMARY KEY (...);`,
+				`or ALTER TABLE "public"."n" REPLICA IDENTITY FULL; (records then have no key, unless`}},
+		{"identity of a dropped index", []string{"CREATE TABLE n (a int NOT NULL)", "CREATE UNIQUE INDEX i ON n (a)",
+			"ALTER TABLE n REPLICA IDENTITY USING INDEX i", "DROP INDEX i"}, []string{"public.n"}, nil, nil,
+			[]string{"index that was set as such was dropped", `ALTER TABLE "public"."n" REPLICA IDENTITY DEFAULT;`}},
 		{"deferrable key", []string{"CREATE TABLE n (a int PRIMARY KEY DEFERRABLE)"}, []string{"public.n"}, nil, nil, []string{"no replica identity"}},
 		{"no key, one configured", []string{"CREATE TABLE n (a int)"}, []string{"public.n"}, map[string][]string{"public.n": {"a"}}, nil,
 			[]string{"no replica identity"}},
+		{"no key, one configured that does not exist", []string{"CREATE TABLE n (a int, b int)"}, []string{"public.n"},
+			map[string][]string{"public.n": {"zzz"}}, nil, []string{`keys: table public.n has no column "zzz"`, "columns are a, b"}},
 		{"identity nothing without key", []string{"CREATE TABLE n (a int)", "ALTER TABLE n REPLICA IDENTITY NOTHING"}, []string{"public.n"}, nil, nil,
 			[]string{"replica identity nothing and no primary key"}},
 		{"configured key not in the identity", nil, []string{"public.t"}, map[string][]string{"public.t": {"b"}}, nil,
@@ -52,7 +59,8 @@ func TestRefused(t *testing.T) {
 		{"partition of another identity", []string{"CREATE TABLE p (a int PRIMARY KEY) PARTITION BY RANGE (a)", "CREATE TABLE p1 PARTITION OF p DEFAULT",
 			"ALTER TABLE p REPLICA IDENTITY FULL"}, []string{"public.p"}, nil, nil, []string{"partition public.p1", `ALTER TABLE "public"."p1" REPLICA IDENTITY FULL`}},
 		{"publication of somebody else without the table", []string{"CREATE PUBLICATION theirs WITH (publish_via_partition_root)"}, nil, nil,
-			func(c *Config) { c.Publication = "theirs" }, []string{`ALTER PUBLICATION "theirs" ADD TABLE "public"."t";`}},
+			func(c *Config) { c.Publication = "theirs" }, []string{"publication theirs exists, was not made by this capture and lacks table public.t",
+				`let its owner, who must own the tables too, or a superuser run: ALTER PUBLICATION "theirs" ADD TABLE "public"."t";`}},
 		{"publication of somebody else without deletes", []string{"CREATE PUBLICATION theirs FOR TABLE t WITH (publish = 'insert')"}, nil, nil,
 			func(c *Config) { c.Publication = "theirs" }, []string{`ALTER PUBLICATION "theirs" SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);`}},
 		{"publication that renames a partition", []string{"CREATE TABLE p (a int PRIMARY KEY) PARTITION BY RANGE (a)", "CREATE TABLE p1 PARTITION OF p DEFAULT",
@@ -141,11 +149,29 @@ func TestRights(t *testing.T) {
 		if strings.Contains(err.Error(), "secret") {
 			t.Errorf("the error tells the password: %v", err)
 		}
-		// What the error says is enough.
-		db.exec("CREATE PUBLICATION " + c.Slot + " FOR TABLE t WITH (publish_via_partition_root)")
+		// Each of the two things that the error says is enough.
+		_, statements, _ := strings.Cut(err.Error(), "run: ")
+		statements, _, _ = strings.Cut(statements, " or give role")
+		db.exec(statements)
 		s := db.open(c, db.options("public.t"))
 		db.exec("INSERT INTO t VALUES (1)")
 		equal(t, s.take(1), "c public.t [a] -> a=1")
+		s.close()
+		// Such a publication is the capture's, and not the role's.
+		db.exec("CREATE TABLE t2 (a int PRIMARY KEY)")
+		o := db.options("public.t*")
+		o.Position = s.position
+		err = db.openError(c, o)
+		isFatal(t, err, "publication "+c.Slot+" exists and lacks table public.t2", "must be owner of publication", "let its owner")
+		if strings.Contains(err.Error(), "may not make publication") {
+			t.Errorf("a publication that exists need not be made: %v", err)
+		}
+		_, statements, _ = strings.Cut(err.Error(), "run: ")
+		db.exec(statements)
+		db.reopen(c, o).close()
+		c.Slot += "_2"
+		db.exec(`GRANT CREATE ON DATABASE "`+db.name+`" TO "`+name+`"`, `ALTER TABLE t OWNER TO "`+name+`"`)
+		db.open(c, db.options("public.t"))
 	})
 }
 
@@ -155,7 +181,10 @@ func TestUnreachable(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	isRetryable(t, err, "127.0.0.1", "shop")
+	isRetryable(t, err, "127.0.0.1", "shop", "check host and port in url")
+	if text := err.Error(); strings.ContainsAny(text, "\n\t") || strings.Count(text, "refused") != 1 {
+		t.Errorf("the error is not one line that tells each cause once: %q", text)
+	}
 	if strings.Contains(err.Error(), "secret") {
 		t.Errorf("the error tells the password: %v", err)
 	}

@@ -105,8 +105,11 @@ type pattern struct{ schema, table string }
 func parsePattern(text string) (pattern, error) {
 	schema, table, ok := strings.Cut(text, ".")
 	if !ok || schema == "" || table == "" {
-		return pattern{}, sources.Fatal("write it as SCHEMA.TABLE, such as public.orders or \"public.*\"",
-			"tables: %q names no schema and table", text)
+		example := "public.orders"
+		if !ok && text != "" {
+			example = "public." + text
+		}
+		return pattern{}, sources.Fatal("write it as SCHEMA.TABLE, such as "+example, "tables: %q names no schema and table", text)
 	}
 	return pattern{schema: schema, table: table}, nil
 }
@@ -148,7 +151,7 @@ func resolveTables(all []*catalogTable, patterns []string, keys map[string][]str
 			if why := t.uncapturable(); why != "" {
 				// A glob means the tables that can have changes in the log; one that should and does not is refused all the same.
 				if p.literal() || t.persistence == 'u' {
-					return nil, sources.Fatal(remedyUncapturable(t), "table %s is %s: the server's log has no changes of it", t, why)
+					return nil, t.errUncapturable(why)
 				}
 				continue
 			}
@@ -160,39 +163,67 @@ func resolveTables(all []*catalogTable, patterns []string, keys map[string][]str
 				"are case-sensitive and need no quotes)", "tables: %q matches no table", text)
 		}
 	}
+	s.take(chosen, all)
+	if len(s.tables) == 0 {
+		return nil, sources.Fatal("name the tables to capture", "tables: the capture names none")
+	}
+	if err := s.checkPartitions(all); err != nil {
+		return nil, err
+	}
+	return s, s.checkKeys()
+}
+
+// today is what the same patterns mean in another look at the catalog. Unlike resolveTables it refuses nothing.
+func (s *tableSet) today(all []*catalogTable) *tableSet {
+	now := &tableSet{patterns: s.patterns, keys: s.keys, mode: s.mode}
+	chosen := map[uint32]*catalogTable{}
+	for _, t := range all {
+		matched := slices.ContainsFunc(s.patterns, func(p pattern) bool { return p.matches(t.schema, t.name) })
+		if matched && (t.uncapturable() == "" || t.persistence == 'u') {
+			chosen[t.oid] = t
+		}
+	}
+	now.take(chosen, all)
+	return now
+}
+
+// take fills in tables and names.
+func (s *tableSet) take(chosen map[uint32]*catalogTable, all []*catalogTable) {
 	for _, t := range chosen {
 		if !slices.ContainsFunc(t.ancestors, func(oid uint32) bool { return chosen[oid] != nil }) {
 			s.tables = append(s.tables, t)
 		}
 	}
 	slices.SortFunc(s.tables, func(a, b *catalogTable) int { return cmp.Compare(a.String(), b.String()) })
-	if len(s.tables) == 0 {
-		return nil, sources.Fatal("name the tables to capture", "tables: the capture names none")
-	}
-	if err := s.findNames(all); err != nil {
-		return nil, err
-	}
-	return s, s.checkKeys()
-}
-
-// findNames also compares the replica identity of partitions with that of their root.
-func (s *tableSet) findNames(all []*catalogTable) error {
 	for _, t := range s.tables {
-		if t.kind != kindPartitioned {
+		if t.kind != kindPartitioned || s.mode == PartitionsRoot {
 			s.names = append(s.names, t)
 			continue
 		}
-		if s.mode == PartitionsRoot {
-			s.names = append(s.names, t)
+		s.names = append(s.names, t.leaves(all)...)
+	}
+}
+
+// leaves are the partitions of a partitioned table that hold rows.
+func (t *catalogTable) leaves(all []*catalogTable) (leaves []*catalogTable) {
+	for _, leaf := range all {
+		if leaf.kind == kindTable && slices.Contains(leaf.ancestors, t.oid) {
+			leaves = append(leaves, leaf)
 		}
-		for _, leaf := range all {
-			if leaf.kind != kindTable || !slices.Contains(leaf.ancestors, t.oid) {
-				continue
-			}
-			if s.mode == PartitionsLeaves {
-				s.names = append(s.names, leaf)
-				continue
-			}
+	}
+	return leaves
+}
+
+// checkPartitions compares the replica identity of partitions with that of their root.
+func (s *tableSet) checkPartitions(all []*catalogTable) error {
+	if s.mode != PartitionsRoot {
+		return nil
+	}
+	for _, t := range s.tables {
+		if t.kind != kindPartitioned {
+			continue
+		}
+		for _, leaf := range t.leaves(all) {
 			if err := checkPartition(t, leaf); err != nil {
 				return err
 			}
@@ -228,11 +259,20 @@ func (t *catalogTable) uncapturable() string {
 	return ""
 }
 
-func remedyUncapturable(t *catalogTable) string {
+func (t *catalogTable) errUncapturable(why string) error {
+	remedy := "capture the tables beneath it instead"
 	if t.persistence == 'u' {
-		return fmt.Sprintf("ALTER TABLE %s SET LOGGED; or take it out of the capture's tables", t.quoted())
+		remedy = fmt.Sprintf("ALTER TABLE %s SET LOGGED; or take it out of the capture's tables", t.quoted())
 	}
-	return "capture the tables beneath it instead"
+	return sources.Fatal(remedy, "table %s is %s: the server's log has no changes of it", t, why)
+}
+
+// check says why one table would be refused.
+func (t *catalogTable) check(configured []string) error {
+	if why := t.uncapturable(); why != "" {
+		return t.errUncapturable(why)
+	}
+	return t.checkKey(configured)
 }
 
 // checkKeys refuses a table of which a change could not be told from another's.
@@ -253,6 +293,16 @@ func (s *tableSet) checkKeys() error {
 // checkKey looks at one table. A publication makes the server refuse updates and deletes of a table without a replica
 // identity, so such a table must not get into it.
 func (t *catalogTable) checkKey(configured []string) error {
+	for _, column := range configured {
+		switch {
+		case slices.Contains(t.generated, column):
+			return sources.Fatal("choose other columns", "keys: column %q of table %s is generated, and generated columns are not sent",
+				column, t)
+		case !slices.Contains(t.columns, column):
+			return sources.Fatal("correct the capture's keys; the table's columns are "+strings.Join(t.columns, ", "),
+				"keys: table %s has no column %q", t, column)
+		}
+	}
 	carried := t.columns // by an old row
 	switch t.identity {
 	case identityDefault:
@@ -261,18 +311,10 @@ func (t *catalogTable) checkKey(configured []string) error {
 		carried = t.identityIndex
 	}
 	if len(carried) == 0 {
-		return sources.Fatal(fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (...); or ALTER TABLE %[1]s REPLICA IDENTITY FULL; and name "+
-			"its key columns under the capture's keys", t.quoted()), "table %s has no replica identity: no primary key that "+
-			"can serve as one, and replica identity full is not set", t)
+		return t.errNoIdentity()
 	}
 	for _, column := range configured {
-		switch {
-		case slices.Contains(t.generated, column):
-			return sources.Fatal("choose other columns", "keys: column %q of table %s is generated, and generated columns are not sent",
-				column, t)
-		case !slices.Contains(t.columns, column):
-			return sources.Fatal("correct the capture's keys", "keys: table %s has no column %q", t, column)
-		case !slices.Contains(carried, column):
+		if !slices.Contains(carried, column) {
 			return sources.Fatal(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL;", t.quoted()),
 				"keys: column %q of table %s is not part of its replica identity: a delete would come without it", column, t)
 		}
@@ -295,4 +337,15 @@ func (t *catalogTable) checkKey(configured []string) error {
 		}
 	}
 	return nil
+}
+
+func (t *catalogTable) errNoIdentity() error {
+	const full = "ALTER TABLE %s REPLICA IDENTITY FULL; (records then have no key, unless the table has a primary key or the " +
+		"capture's keys name columns)"
+	if t.identity == identityIndex {
+		return sources.Fatal(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT; if it has a primary key, or "+full, t.quoted(), t.quoted()),
+			"table %s has no replica identity: the index that was set as such was dropped", t)
+	}
+	return sources.Fatal(fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (...); (a deferrable one does not serve), or "+full, t.quoted(), t.quoted()),
+		"table %s has no replica identity: no primary key that can serve as one, and replica identity full is not set", t)
 }
