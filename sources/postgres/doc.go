@@ -3,9 +3,10 @@
 //
 // What lives here: the Config (config.go); how the server, the tables, the publication and the slot are verified and made
 // (connect.go, server.go, tables.go, publication.go, slot.go); the position and what counts as a gap (position.go,
-// gaps.go); the goroutine that reads ahead and answers the server (reader.go, queue.go); and what turns frames into
-// changes (decode.go, relation.go, catalog.go, types.go, values.go). source.go puts them together. The frames of the
-// protocol are decoded in the package pgoutput below this one. Reading the rows that a table already has is not done here.
+// gaps.go); the goroutine that reads ahead and answers the server (reader.go, queue.go); the one that measures the lag and
+// looks for tables that the capture lacks (meter.go); and what turns frames into changes (decode.go, relation.go,
+// catalog.go, types.go, values.go). source.go puts them together. The frames of the protocol are decoded in the package
+// pgoutput below this one. Reading the rows that a table already has is not done here.
 //
 // # The path of a change
 //

@@ -63,8 +63,13 @@ func (c continuation) findUnclaimed() error {
 	if err := c.findDead(); err != nil {
 		return err
 	}
-	return c.gap("slot %s exists, confirmed up to %s, and no checkpoint says whether somebody else has read from it",
-		c.slotName, c.slot.confirmed)(c.resume(0))
+	return &sources.GapError{
+		Reason: fmt.Sprintf("slot %s exists, confirmed up to %s, and no checkpoint says whether somebody else has read from it",
+			c.slotName, c.slot.confirmed),
+		Remedy: fmt.Sprintf("set on_gap: continue to go on from %s in a new epoch, or name another slot in the capture's source, or "+
+			"drop it: SELECT pg_drop_replication_slot('%s');", c.slot.confirmed, c.slotName),
+		Resume: c.resume(0).encode(),
+	}
 }
 
 // findDead looks for what makes an existing slot useless.
@@ -113,37 +118,45 @@ func (c continuation) findDivergence(p *position) error {
 
 // resume is where to go on: the slot's confirmed position or at, whichever is later; with no slot anew, with a useless
 // one with another in its place.
-func (c continuation) resume(at lsn) sources.Position {
+func (c continuation) resume(at lsn) *position {
 	if c.slot == nil {
 		return nil
 	}
 	if c.slot.dead() != "" || !c.published {
 		return c.replacement()
 	}
-	return c.position(max(at, c.slot.confirmed)).encode()
+	p := c.position(max(at, c.slot.confirmed))
+	return &p
 }
 
-func (c continuation) replacement() sources.Position {
+func (c continuation) replacement() *position {
 	p := c.position(0)
 	p.Creating, p.Replace = true, true
-	return p.encode()
+	return &p
 }
 
 func (c continuation) position(at lsn) position {
 	return position{System: c.system, Timeline: c.timeline, Database: c.database, Slot: c.slotName, LSN: at}
 }
 
-// gap formats the reason; the function returned takes where to go on.
-func (c continuation) gap(format string, args ...any) func(sources.Position) error {
-	return func(resume sources.Position) error {
-		remedy := "compare or reload the tables downstream, and go on from " + c.slotName + " as it is now"
+// gap formats the reason; the function returned takes where to go on, nil for anew.
+func (c continuation) gap(format string, args ...any) func(*position) error {
+	return func(resume *position) error {
+		gap := &sources.GapError{Reason: fmt.Sprintf(format, args...)}
 		switch {
 		case resume == nil:
-			remedy = "a new slot is made; reload the tables downstream"
-		case string(resume) == string(c.replacement()):
-			remedy = "the slot is dropped and made anew; reload the tables downstream; against a lost slot raise " +
-				"max_slot_wal_keep_size or keep the daemon running"
+			gap.Remedy = fmt.Sprintf("set on_gap: continue to make slot %s anew and go on from there in a new epoch, and reload the "+
+				"tables downstream", c.slotName)
+			return gap
+		case resume.Replace:
+			gap.Remedy = fmt.Sprintf("set on_gap: continue to drop slot %s, make it anew and go on from there in a new epoch, and "+
+				"reload the tables downstream; so that it does not come again, keep the publication, let the daemon run, and raise "+
+				"max_slot_wal_keep_size", c.slotName)
+		default:
+			gap.Remedy = fmt.Sprintf("set on_gap: continue to go on from %s in a new epoch, and compare or reload the tables "+
+				"downstream", resume.LSN)
 		}
-		return &sources.GapError{Reason: fmt.Sprintf(format, args...), Remedy: remedy, Resume: resume}
+		gap.Resume = resume.encode()
+		return gap
 	}
 }

@@ -79,6 +79,24 @@ func TestFindGap(t *testing.T) {
 	}
 }
 
+// TestGapRemedies: each says what to type, and where that leads.
+func TestGapRemedies(t *testing.T) {
+	tests := []struct {
+		name   string
+		err    error
+		remedy []string
+	}{
+		{"a slot that no checkpoint speaks of", findGap(nil, found()), []string{"set on_gap: continue to go on from 0/400 in a new epoch",
+			"or name another slot", "or drop it: SELECT pg_drop_replication_slot('s');"}},
+		{"no slot", found().gap("r")(nil), []string{"set on_gap: continue to make slot s anew"}},
+		{"a useless slot", found().gap("r")(found().replacement()), []string{"set on_gap: continue to drop slot s, make it anew", "max_slot_wal_keep_size"}},
+		{"a slot elsewhere", found().gap("r")(at(0x480)), []string{"set on_gap: continue to go on from 0/480 in a new epoch"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { isGap(t, tt.err, tt.remedy...) })
+	}
+}
+
 func TestTimelines(t *testing.T) {
 	tests := []struct {
 		name   string

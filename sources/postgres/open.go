@@ -37,9 +37,11 @@ func (c Config) Open(ctx context.Context, o sources.OpenOptions) (sources.Source
 		}
 		return nil, err
 	}
+	s.startMeter()
 	return s, nil
 }
 
+// open does all but start the meter.
 func (c Config) open(ctx context.Context, conn *pgx.Conn, p *position, o sources.OpenOptions) (*source, error) {
 	found := continuation{slotName: c.Slot, publication: c.Publication}
 	var err error
@@ -58,9 +60,6 @@ func (c Config) open(ctx context.Context, conn *pgx.Conn, p *position, o sources
 		_ = closeConn(repl) // the first error is what matters
 		return nil, err
 	}
-	var meter context.Context
-	meter, s.stopMeter = context.WithCancel(context.Background())
-	go s.meter(meter)
 	return s, nil
 }
 
@@ -123,13 +122,16 @@ func (c Config) prepare(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgConn
 
 func (c Config) newSource(conn *pgx.Conn, found continuation, set *tableSet, o sources.OpenOptions) *source {
 	s := &source{
-		config:    c,
-		log:       o.Logger,
-		server:    found,
-		catalog:   newCatalog(c, conn),
-		queue:     newQueue(o.ReadAheadBytes),
-		announced: make(chan struct{}),
-		meterDone: make(chan struct{}),
+		config:         c,
+		capture:        o.Capture,
+		log:            o.Logger,
+		set:            set,
+		server:         found,
+		catalog:        newCatalog(c, conn),
+		queue:          newQueue(o.ReadAheadBytes),
+		announced:      make(chan struct{}),
+		tablesInterval: tablesInterval,
+		meterDone:      make(chan struct{}),
 	}
 	s.decoder = &decoder{
 		relations:  relations{set: set, catalog: s.catalog, database: found.database, byOID: map[uint32]*relation{}},

@@ -22,8 +22,6 @@ const (
 	idleBytes    = 16 << 20
 	// urgentInterval is the least time between two batches that are urgent.
 	urgentInterval = time.Second
-	// meterInterval is how often the end of the server's log is read, for Lag.
-	meterInterval = 5 * time.Second
 )
 
 // stage is what Next has to do.
@@ -39,7 +37,9 @@ const (
 // source implements sources.Source and sources.Lagger. All but what mu guards, and what is atomic, belongs to Next's goroutine.
 type source struct {
 	config  Config
+	capture string
 	log     hclog.Logger
+	set     *tableSet
 	server  continuation // as Open found it
 	catalog *catalog
 	decoder *decoder
@@ -59,9 +59,10 @@ type source struct {
 	urgentAt   time.Time
 	commitTime atomic.Int64
 
-	walEnd    atomic.Uint64 // 0: unknown
-	stopMeter context.CancelFunc
-	meterDone chan struct{}
+	walEnd         atomic.Uint64 // 0: unknown
+	tablesInterval time.Duration
+	stopMeter      context.CancelFunc
+	meterDone      chan struct{}
 }
 
 // Next returns the changes that are there, as many as a batch holds; it waits for the rest of a transaction that has
@@ -114,8 +115,11 @@ func (s *source) create(ctx context.Context) error {
 			return nil
 		}
 		s.log.Info("making the replication slot: the server waits for transactions that are running", "slot", s.config.Slot)
-		start, err = createSlot(ctx, conn, s.config.Slot)
-		return err
+		if start, err = createSlot(ctx, conn, s.config.Slot); err != nil {
+			return err
+		}
+		s.log.Info("made the replication slot; changes committed from here on are captured", "slot", s.config.Slot, "lsn", start.String())
+		return nil
 	})
 	if err != nil {
 		return err
@@ -256,7 +260,8 @@ func (s *source) failed(ctx context.Context, f frame, err error) (sources.Batch,
 
 // resumeGap goes on with the whole transaction: what was delivered of it is delivered again.
 func (s *source) resumeGap(reason string) error {
-	return s.server.gap("%s", reason)(s.server.position(s.decoder.at).encode())
+	at := s.server.position(s.decoder.at)
+	return s.server.gap("%s", reason)(&at)
 }
 
 // batch hands out what the decoder has.
@@ -340,36 +345,6 @@ func (s *source) Durable(text sources.Position) error {
 		s.reader.confirm(p.LSN)
 	}
 	return nil
-}
-
-// Lag measures against the end of the server's log, which is read every few seconds.
-func (s *source) Lag() sources.Lag {
-	lag := sources.Lag{Bytes: -1, CommitTime: s.commitTime.Load()}
-	if end, returned := s.walEnd.Load(), s.returned.Load(); end != 0 && returned != 0 {
-		lag.Bytes = max(0, int64(end)-int64(returned))
-	}
-	return lag
-}
-
-// meter reads the end of the log until ctx ends. While that fails, the lag is unknown.
-func (s *source) meter(ctx context.Context) {
-	defer close(s.meterDone)
-	ticker := time.NewTicker(meterInterval)
-	defer ticker.Stop()
-	for {
-		query, cancel := context.WithTimeout(ctx, meterInterval)
-		end, err := s.catalog.walEnd(query)
-		cancel()
-		if err != nil {
-			end = 0
-		}
-		s.walEnd.Store(uint64(end))
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
 }
 
 // Close confirms what is durable, so that the next start does not read it again, and ends both connections.
