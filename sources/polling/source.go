@@ -100,7 +100,7 @@ func open(ctx context.Context, d dialect, place string, interval time.Duration, 
 // verify reports a datastore that is not the one of the position, or an older copy of it.
 func (s *source) verify(v view) error {
 	gap := &sources.GapError{
-		Remedy: "look for what replaced it; going on reads every row of the captured tables once more",
+		Remedy: "look for what replaced it, then set on_gap: continue, which reads every row of the captured tables once more in a new epoch",
 	}
 	highest := s.position.highest()
 	switch {
