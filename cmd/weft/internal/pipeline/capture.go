@@ -115,7 +115,8 @@ func (c *Capture) overGap(ctx context.Context, w *sink.Writer, gap *sources.GapE
 // loop is the capture: pull a batch, write it, and when due commit it and tell the source.
 func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, progress func(Progress)) error {
 	var position sources.Position
-	whole := 0 // bytes pending at the last end of a source transaction
+	partial := false // the last batch ended inside a source transaction
+	whole := 0       // bytes pending at the last end of one
 	commit := func(ctx context.Context, all bool) error {
 		defer c.whenSlow()()
 		if err := w.Commit(ctx, position, all); err != nil {
@@ -129,7 +130,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		return nil
 	}
 	for {
-		batch, err := c.next(ctx, src, w)
+		batch, err := c.next(ctx, src, w, partial)
 		switch {
 		case ctx.Err() != nil:
 			if pending, _ := w.Pending(); pending > 0 { // a stop: what is written is committed, the rest is read again
@@ -138,7 +139,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 				return commit(stop, false)
 			}
 			return nil
-		case errors.Is(err, context.DeadlineExceeded) && overdue(w):
+		case errors.Is(err, context.DeadlineExceeded) && c.overdue(w, partial):
 			if err := commit(ctx, false); err != nil {
 				return err
 			}
@@ -156,12 +157,12 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		if err := c.write(ctx, w, batch.Changes); err != nil {
 			return stopped(ctx, err)
 		}
-		position = append(position[:0], batch.Position...)
+		position, partial = append(position[:0], batch.Position...), batch.Partial
 		if c.due(batch, w, whole) {
 			if err := commit(ctx, !batch.More); err != nil {
 				return err
 			}
-		} else if !batch.Partial {
+		} else if !partial {
 			whole, _ = w.Pending()
 		}
 	}
@@ -184,7 +185,7 @@ const slow = 5 * time.Second
 func (c *Capture) whenSlow() func() {
 	began := time.Now()
 	warn := time.AfterFunc(slow, func() {
-		c.Logger.Warn("the log does not answer; the capture waits, and the datastore keeps what it has not read", "since", slow)
+		c.Logger.Warn("the log does not answer; the capture waits, and the datastore keeps what it has not read", "for", slow)
 	})
 	return func() {
 		if !warn.Stop() {
@@ -194,10 +195,10 @@ func (c *Capture) whenSlow() func() {
 }
 
 // next bounds the wait for a batch by the time at which what is pending must be committed.
-func (c *Capture) next(ctx context.Context, src sources.Source, w *sink.Writer) (sources.Batch, error) {
+func (c *Capture) next(ctx context.Context, src sources.Source, w *sink.Writer, partial bool) (sources.Batch, error) {
 	if pending, since := w.Pending(); pending > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, since.Add(openPartial))
+		ctx, cancel = context.WithDeadline(ctx, since.Add(c.patience(partial)))
 		defer cancel()
 	}
 	return src.Next(ctx)
@@ -206,17 +207,25 @@ func (c *Capture) next(ctx context.Context, src sources.Source, w *sink.Writer) 
 // due tells whether to commit after a batch: at once when the source has nothing more ready, since waiting would gain
 // nothing; else when enough is gathered. A source transaction is cut only when it alone is too large, or too slow.
 func (c *Capture) due(b sources.Batch, w *sink.Writer, whole int) bool {
-	pending, since := w.Pending()
+	pending, _ := w.Pending()
 	if b.Partial {
-		return pending-whole >= c.CommitBytes || overdue(w)
+		return pending-whole >= c.CommitBytes || c.overdue(w, true)
 	}
-	return !b.More || b.Urgent || pending >= c.CommitBytes || pending > 0 && time.Since(since) >= c.CommitInterval
+	return !b.More || b.Urgent || pending >= c.CommitBytes || c.overdue(w, false)
 }
 
-// overdue tells whether an unfinished source transaction has held the commit back for long enough.
-func overdue(w *sink.Writer) bool {
+// overdue tells whether what is pending has waited for long enough.
+func (c *Capture) overdue(w *sink.Writer, partial bool) bool {
 	pending, since := w.Pending()
-	return pending > 0 && time.Since(since) >= openPartial
+	return pending > 0 && time.Since(since) >= c.patience(partial)
+}
+
+// patience is how long what is pending may wait for more.
+func (c *Capture) patience(partial bool) time.Duration {
+	if partial {
+		return openPartial
+	}
+	return c.CommitInterval
 }
 
 // stopped drops an error that is but the stop itself.

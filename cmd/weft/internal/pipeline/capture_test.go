@@ -30,7 +30,9 @@ type script struct {
 	fail func(at int) error
 	// openErr is Open's error, once.
 	openErr error
-	// idle: after the last change Next reports a newer position once, instead of blocking.
+	// alwaysMore: batches say that there are more, also the last.
+	alwaysMore bool
+
 	mu      sync.Mutex
 	durable []int
 	opened  []string
@@ -97,7 +99,7 @@ func (s *scripted) Next(ctx context.Context) (sources.Batch, error) {
 			After: []sources.Value{{State: sources.Present, Data: fmt.Appendf(nil, "%d", s.at%10)}, {State: sources.Present, Data: fmt.Appendf(nil, "%d", s.at)}},
 		})
 	}
-	b.Partial, b.More = s.at < end, s.at < total
+	b.Partial, b.More = s.at < end, s.at < total || s.alwaysMore
 	b.Position = fmt.Appendf(nil, "%d", s.at)
 	return b, nil
 }
@@ -240,6 +242,21 @@ func TestCommitBounds(t *testing.T) {
 	}
 	if cut < 3 {
 		t.Errorf("a transaction of 100 changes, bound at about 10, was committed in %d parts: %v", cut+1, s.durable)
+	}
+}
+
+// A source may say that it has more ready, and then find that nothing of it is for the capture.
+func TestCommitIntervalWithoutMore(t *testing.T) {
+	l := fake(t)
+	s := &script{transactions: []int{1}, batch: 1, alwaysMore: true}
+	c := capture(s, l)
+	c.CommitInterval = 300 * time.Millisecond
+	began := time.Now()
+	if err := run(t, c, at(1)); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > openPartial/2 {
+		t.Errorf("a whole transaction was committed after %s", took)
 	}
 }
 
