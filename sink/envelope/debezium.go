@@ -120,32 +120,9 @@ func appendTimestampNumber(c *codec, dst, data []byte) ([]byte, error) {
 	return strconv.AppendInt(dst, n, 10), nil
 }
 
-// appendZonedTimestamp appends an ISO 8601 string with exactly as many digits of a second as the column declares.
+// appendZonedTimestamp appends as many digits of a second as the column declares.
 func appendZonedTimestamp(c *codec, dst, data []byte) ([]byte, error) {
-	if infinite(data) {
-		return appendPlain(dst, data), nil
-	}
-	t, ok := parseTimestamp(data)
-	if !ok {
-		return dst, errTimestamp
-	}
-	offset, ok := parseOffset(t.zone)
-	if !ok {
-		return dst, errTimestamp
-	}
-	dst = append(t.date.append(append(dst, '"')), 'T')
-	dst = append(dst, t.clock...)
-	have := max(len(t.clock)-len("00:00:00."), 0)
-	if have > c.fraction {
-		return dst, errTimePrecision
-	}
-	if have == 0 && c.fraction > 0 {
-		dst = append(dst, '.')
-	}
-	for range c.fraction - have {
-		dst = append(dst, '0')
-	}
-	return append(appendOffset(dst, t.zone, offset), '"'), nil
+	return appendZoned(dst, data, c.fraction)
 }
 
 // monthMicros is the length that Debezium gives to a month: a twelfth of 365.25 days.

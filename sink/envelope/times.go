@@ -215,6 +215,11 @@ func appendTimestampText(_ *codec, dst, data []byte) ([]byte, error) {
 }
 
 func appendTimestampTZText(_ *codec, dst, data []byte) ([]byte, error) {
+	return appendZoned(dst, data, -1)
+}
+
+// appendZoned appends an ISO 8601 string with this many digits of a second; below 0: with those that there are.
+func appendZoned(dst, data []byte, digits int) ([]byte, error) {
 	if infinite(data) {
 		return appendPlain(dst, data), nil
 	}
@@ -228,6 +233,16 @@ func appendTimestampTZText(_ *codec, dst, data []byte) ([]byte, error) {
 	}
 	dst = append(t.date.append(append(dst, '"')), 'T')
 	dst = append(dst, t.clock...)
+	have := max(len(t.clock)-len("00:00:00."), 0)
+	switch {
+	case digits >= 0 && have > digits:
+		return dst, errTimePrecision
+	case have == 0 && digits > 0:
+		dst = append(dst, '.')
+	}
+	for range digits - have {
+		dst = append(dst, '0')
+	}
 	return append(appendOffset(dst, t.zone, offset), '"'), nil
 }
 
