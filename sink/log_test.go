@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,12 +74,11 @@ func eachLog(t *testing.T, test func(t *testing.T, l *Log)) {
 	})
 }
 
-var names int
+var names atomic.Int64
 
 // options are those of a capture of its own, with a topic prefix of its own.
 func options(l *Log) Options {
-	names++
-	name := fmt.Sprintf("t%d-%d", time.Now().UnixNano(), names)
+	name := fmt.Sprintf("t%d-%d", time.Now().UnixNano(), names.Add(1))
 	return Options{
 		Log: l, Dialect: envelope.JSON, Capture: name, Connector: "test", Version: "test",
 		Topics: Topics{Prefix: name, Partitions: 3, Replication: -1, Cleanup: "delete", Create: true},
