@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the product's module for the given time: fuzz.sh 5s
+# Runs every fuzz target of the product's module for the given time or number of runs: fuzz.sh 20000x
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

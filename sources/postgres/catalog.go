@@ -15,6 +15,8 @@ type catalog struct {
 	busy  chan struct{}
 	conn  *pgx.Conn
 	types map[uint32]catalogType
+	// moneyChecked: the database writes money in hundredths.
+	moneyChecked bool
 }
 
 func newCatalog(c Config, conn *pgx.Conn) *catalog {

@@ -32,6 +32,12 @@ func TestChanges(t *testing.T) {
 			},
 		},
 		{
+			name:    "money",
+			setup:   []string{"CREATE TABLE t (a int PRIMARY KEY, b money, c money[])"},
+			changes: []string{"INSERT INTO t VALUES (1, -1234.5, '{1.25}')"},
+			want:    []string{"c public.t [a] -> a=1 b=-1234.50 c={$1.25}"},
+		},
+		{
 			name:    "replica identity full",
 			setup:   []string{"CREATE TABLE t (b text, a int PRIMARY KEY)", "ALTER TABLE t REPLICA IDENTITY FULL"},
 			changes: []string{"INSERT INTO t VALUES (null, 1)", "UPDATE t SET b = 'y'", "DELETE FROM t"},

@@ -142,6 +142,11 @@ func (rs *relations) compile(ctx context.Context, r *relation, m pgoutput.Relati
 	for i, c := range m.Columns {
 		t.Columns[i] = sources.Column{Name: c.Name, Type: typeOf(c.TypeOID, c.TypeMod, rs.catalog)}
 		r.identity[i] = c.Key
+		if holdsMoney(c.TypeOID, rs.catalog) {
+			if err := rs.catalog.checkMoney(ctx); err != nil {
+				return fmt.Errorf("column %q of table %s: %w", c.Name, t, err)
+			}
+		}
 		if needsNormalize(&t.Columns[i].Type) {
 			r.normalize = append(r.normalize, i)
 		}

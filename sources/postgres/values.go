@@ -44,7 +44,8 @@ func decodeBytea(v *sources.Value) error {
 
 // decodeMoney turns $1,234.56 into 1234.56, and -$1,234.56 and ($1,234.56) into -1234.56. A numeric's text stays as it
 // is. The server stores a count of the smallest unit, which lc_monetary C shows as hundredths; in a database whose own
-// lc_monetary has another number of decimals, such as that of the yen, the same count means another amount.
+// lc_monetary has another number of decimals, such as that of the yen, the same count means another amount: checkMoney
+// refuses that.
 func decodeMoney(v *sources.Value) error {
 	text := v.Data
 	if isNumeric(text) {
