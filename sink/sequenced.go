@@ -49,8 +49,6 @@ func newSequenced(w *Writer) *sequenced {
 func (s *sequenced) begin() error  { return nil }
 func (s *sequenced) above() []byte { return s.highest }
 
-func (s *sequenced) nextEpoch() { s.forget() }
-
 func (s *sequenced) forget() {
 	s.found, s.rows, s.highest, s.all = map[string]struct{}{}, map[string][]byte{}, nil, false
 }

@@ -25,7 +25,7 @@ func (t *transactional) enter(context.Context, string) error    { return nil }
 func (t *transactional) skip(*kgo.Record, []byte) (bool, error) { return false, nil }
 func (t *transactional) acked(*kgo.Record)                      {}
 func (t *transactional) above() []byte                          { return nil }
-func (t *transactional) nextEpoch()                             {}
+func (t *transactional) forget()                                {}
 
 func (t *transactional) begin() error {
 	if err := t.w.cl.BeginTransaction(); err != nil {

@@ -82,8 +82,8 @@ type delivery interface {
 	// commit makes what was produced since begin visible together with the checkpoint. all says that the source has
 	// returned everything that it has.
 	commit(ctx context.Context, cp checkpoint.Checkpoint, all bool) error
-	// nextEpoch forgets what belongs to the epoch that ends.
-	nextEpoch()
+	// forget drops what was found in the log beyond the checkpoint, when an epoch ends.
+	forget()
 	// above is the highest order in the log beyond the checkpoint, or nil.
 	above() []byte
 }
@@ -363,7 +363,7 @@ func (w *Writer) NextEpoch(ctx context.Context, gap *sources.GapError) error {
 	cp.Epoch++
 	cp.Gap = &checkpoint.Gap{Epoch: cp.Epoch, Reason: gap.Reason, From: cp.Position, To: gap.Resume, At: time.Now().UTC()}
 	cp.Position = gap.Resume
-	w.delivery.nextEpoch()
+	w.delivery.forget()
 	spec := w.o.Topics.gapTopic(w.profile)
 	if _, err := ensureTopic(ctx, w.cl, spec); err != nil {
 		return err
