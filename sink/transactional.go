@@ -41,9 +41,23 @@ func (t *transactional) commit(ctx context.Context, cp checkpoint.Checkpoint, _ 
 	if err := t.w.writeCheckpoint(ctx, cp); err != nil {
 		return err
 	}
+	if err := t.settle(ctx); err != nil {
+		return err
+	}
 	t.open = false
 	if err := t.w.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return fmt.Errorf("commit transaction: %w", err)
+	}
+	return nil
+}
+
+// settle waits until the client has taken note of the topics that it has just met. It sends the first records of a topic a
+// moment before that, and a transaction that ended within this moment would leave the topic's sequence numbers as they
+// are when the new producer epoch needs them to begin anew: the next record is then refused as out of order (franz-go
+// 1.22.2, storePartitionsUpdate). After a flush there is nothing to abort; what counts is the lock that it passes.
+func (t *transactional) settle(ctx context.Context) error {
+	if err := t.w.cl.AbortBufferedRecords(ctx); err != nil {
+		return fmt.Errorf("wait for the client's topics: %w", err)
 	}
 	return nil
 }
