@@ -10,7 +10,7 @@ FUZZTIME ?= 20000x
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint fuzz go-test kill-test install clean FORCE
+.PHONY: help build test check lint fuzz go-test bench bench-short profile kill-test install clean FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,8 +18,9 @@ help: ## list the targets
 build: ## build bin/weft
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/weft ./cmd/weft
 
-test: install check lint fuzz ## install what the tests need, then run every check and test
+test: install check lint fuzz $(TOOLS)/bench ## install what the tests need, then run every check and test
 	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test
+	$(TOOLS)/services run -- $(TOOLS)/bench -short
 
 install: $(TOOLS)/services $(TOOLS)/golangci-lint ## install what the tests need, without running them
 	integration/install-tools.sh
@@ -42,6 +43,21 @@ go-test:
 	go test $(RACE) ./...
 	go -C integration test -count=1 -timeout 20m ./...
 
+bench: $(TOOLS)/services $(TOOLS)/bench ## drain a backlog of 500,000 changes against a bare reader, in turns; latency
+	integration/install-tools.sh
+	$(TOOLS)/services run -- $(TOOLS)/bench
+
+bench-short: $(TOOLS)/services $(TOOLS)/bench ## the same with 100,000 changes, in under a minute
+	integration/install-tools.sh
+	$(TOOLS)/services run -- $(TOOLS)/bench -short
+
+profile: $(TOOLS)/services $(TOOLS)/bench ## CPU and allocation profiles of a drain, to .cache/profile
+	integration/install-tools.sh
+	mkdir -p $(WEFT_CACHE)/profile
+	$(TOOLS)/services run -- $(TOOLS)/bench -rounds 1 -latency 0 -profile $(WEFT_CACHE)/profile
+	go tool pprof -top -nodecount 40 $(WEFT_CACHE)/profile/cpu.pprof
+	go tool pprof -top -nodecount 20 -sample_index=alloc_space $(WEFT_CACHE)/profile/heap.pprof
+
 kill-test: $(TOOLS)/services ## kill the daemon KILLS times under load, on each kind of log and source
 	integration/install-tools.sh
 	KILLS=$(KILLS) $(TOOLS)/services run -- go -C integration test -count=1 -timeout 24h -run '^TestKill' -v .
@@ -51,6 +67,9 @@ clean: ## remove what was built and downloaded
 
 $(TOOLS)/services: FORCE
 	go -C integration build -o $@ ./cmd/services
+
+$(TOOLS)/bench: FORCE
+	go -C integration build -o $@ ./cmd/bench
 
 $(TOOLS)/golangci-lint: integration/tools/go.mod integration/tools/go.sum
 	go -C integration/tools build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

@@ -1,0 +1,113 @@
+// Command bench measures how fast the daemon drains a PostgreSQL backlog into Kafka, against a bare reader of the same
+// backlog that throws every message away, and how long a committed row takes to reach a consumer.
+//
+// Both drain the same changes of one table, in turns, in one run: absolute rates of a machine say little, the ratio does.
+// The servers are those of services run, which names them in the environment.
+//
+//	services run -- bench [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// plan is what is measured.
+type plan struct {
+	rows, changes, rounds int
+	perSecond             int
+	latency               time.Duration
+	profile               string // directory for profiles of the daemon; empty for none
+}
+
+func main() {
+	p := plan{perSecond: 500}
+	short := flag.Bool("short", false, "100,000 changes of a table of 100,000 rows, in two rounds")
+	flag.IntVar(&p.rows, "rows", 1_000_000, "rows of the table before the backlog")
+	flag.IntVar(&p.changes, "changes", 500_000, "changes of the backlog, in transactions of 100")
+	flag.IntVar(&p.rounds, "rounds", 3, "how often each of the two drains it")
+	flag.DurationVar(&p.latency, "latency", 20*time.Second, "how long to measure the latency")
+	flag.StringVar(&p.profile, "profile", "", "write CPU and heap profiles of the daemon's last drain to `DIR`")
+	flag.Parse()
+	if *short {
+		p.rows, p.changes, p.rounds, p.latency = 100_000, 100_000, 2, 5*time.Second
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := run(ctx, p)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, p plan) error {
+	b, err := prepare(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	fmt.Printf("orders: %d rows of about %d bytes; backlog: %d changes in transactions of 100 (70 updates, 20 inserts, 10 deletes), %d MB of log\n",
+		p.rows, b.rowBytes, b.changes, b.walBytes>>20)
+
+	var bare, weft, cpu []float64
+	var peak int64
+	for round := range p.rounds {
+		r, err := b.drainBare(ctx, round)
+		if err != nil {
+			return fmt.Errorf("bare reader: %w", err)
+		}
+		fmt.Printf("round %d  bare  %7.0f changes/s  (%.2f s)\n", round+1, r.rate(), r.took.Seconds())
+		bare = append(bare, r.rate())
+		w, err := b.drainWeft(ctx, round)
+		if err != nil {
+			return fmt.Errorf("weft: %w", err)
+		}
+		fmt.Printf("round %d  weft  %7.0f changes/s  (%.2f s)  %.1f CPU us/change  RSS at most %d MiB\n",
+			round+1, w.rate(), w.took.Seconds(), w.cpuPerChange(), w.peakRSS>>20)
+		weft, cpu, peak = append(weft, w.rate()), append(cpu, w.cpuPerChange()), max(peak, w.peakRSS)
+	}
+	if p.latency > 0 {
+		l, err := b.latency(ctx)
+		if err != nil {
+			return fmt.Errorf("latency: %w", err)
+		}
+		fmt.Printf("latency from the INSERT being due to the consumer, %d rows/s for %s: p50 %s  p95 %s  p99 %s  max %s  (%d rows)\n",
+			p.perSecond, p.latency, l.at(0.50), l.at(0.95), l.at(0.99), l.at(1), len(l))
+	}
+	fmt.Printf("median: bare %.0f changes/s, weft %.0f changes/s, %.1f CPU us/change, RSS at most %d MiB\n",
+		median(bare), median(weft), median(cpu), peak>>20)
+	fmt.Printf("ratio %.2f\n", median(weft)/median(bare))
+	return nil
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}
+
+// drain is one measured drain of the backlog.
+type drain struct {
+	changes int
+	took    time.Duration
+	cpu     time.Duration
+	peakRSS int64
+}
+
+func (d drain) rate() float64 { return float64(d.changes) / d.took.Seconds() }
+
+func (d drain) cpuPerChange() float64 { return float64(d.cpu.Microseconds()) / float64(d.changes) }
+
+// latencies are in ascending order.
+type latencies []time.Duration
+
+func (l latencies) at(q float64) time.Duration {
+	return l[int(q*float64(len(l)-1))].Round(100 * time.Microsecond)
+}
