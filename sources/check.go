@@ -3,13 +3,12 @@ package sources
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
 // Checker is optional for a Config: a source that can tell beforehand what a capture lacks. Check changes nothing at the
-// datastore. It returns within the time that ctx gives, and what it could not find out is a Finding too. A Problem is what
-// would make Open fail, or make the application's own writes fail; what merely costs something, or may pass by itself, is a
-// Warning.
+// datastore, and returns soon after ctx ends. What it could not find out is a Finding too.
 type Checker interface {
 	Check(ctx context.Context, o CheckOptions) []Finding
 }
@@ -19,24 +18,30 @@ type CheckOptions struct {
 	Capture string
 	Tables  []string
 	Keys    map[string][]string
-	// Position is that of the capture's checkpoint; nil if it has none, or if it is not known.
-	Position Position
+	// Position is that of the capture's checkpoint, nil where it has none. PositionUnknown says that the checkpoint was
+	// not looked at.
+	Position        Position
+	PositionUnknown bool
+	// Captures names all captures of the log, so that what one of them left at the datastore is not taken for forgotten.
+	Captures []string
 }
 
 // Finding is one thing that a check has looked at.
 type Finding struct {
 	Level Level `json:"level"`
-	// Subject is what the finding is about: "server", "role", "table public.orders". Findings of one subject follow each
+	// Subject is what the finding is about, such as "role" or "table public.orders". Findings of one subject follow each
 	// other.
 	Subject string `json:"subject"`
-	// Text says what was found and what it means, in one sentence.
+	// Text says what was found and what it means.
 	Text string `json:"text"`
-	// Remedy is what mends it: statements to run, else settings or a sentence. An OK needs none.
+	// Remedy is what mends it. Where statements do, they come first, to be run as they are, and what else there is to
+	// say follows as a comment: ALTER ROLE "weft" REPLICATION; -- on Amazon RDS: ...
 	Remedy string `json:"remedy,omitempty"`
-	// Table is set where the finding is that a table is captured, so that others can tell its topic.
+	// Blocks says that the capture must not run before a Problem is mended: it would fail with it, or harm the
+	// datastore's other users. Without it a Problem is one that may pass, or that is there whether the capture runs or not.
+	Blocks bool `json:"blocks,omitempty"`
+	// Table is set where the finding is that a table is captured: its name and its key, so that its topic can be told.
 	Table *Table `json:"-"`
-	// Unreachable says that the server did not answer, so that nothing is known; a retry may mend it.
-	Unreachable bool `json:"unreachable,omitempty"`
 }
 
 // Level is how much a Finding matters.
@@ -59,3 +64,18 @@ func (l Level) String() string {
 
 // MarshalJSON writes the level's name.
 func (l Level) MarshalJSON() ([]byte, error) { return json.Marshal(l.String()) }
+
+// Found makes a Problem of an error that Open would return. Only a *FatalError blocks: a *GapError is for the capture to
+// go over or to stop at, and any other error is worth a retry.
+func Found(subject string, err error) Finding {
+	f := Finding{Level: Problem, Subject: subject, Text: err.Error()}
+	var fatal *FatalError
+	var gap *GapError
+	switch {
+	case errors.As(err, &fatal):
+		f.Text, f.Remedy, f.Blocks = fatal.Err.Error(), fatal.Remedy, true
+	case errors.As(err, &gap):
+		f.Text, f.Remedy = gap.Reason, gap.Remedy
+	}
+	return f
+}

@@ -69,7 +69,7 @@ func connectReplication(ctx context.Context, c Config) (*pgconn.PgConn, error) {
 	conn, err := pgconn.ConnectConfig(ctx, &config.Config)
 	if codeOf(err) == codeNoRight {
 		err = oneLine(err)
-		return nil, sources.Fatal(fmt.Sprintf("ALTER ROLE %s REPLICATION; (on Amazon RDS: GRANT rds_replication TO %[1]s;)",
+		return nil, sources.Fatal(fmt.Sprintf("ALTER ROLE %s REPLICATION; -- on Amazon RDS: GRANT rds_replication TO %[1]s;",
 			quoteIdent(config.User)), "role %q has no right to replicate: %w", config.User, err)
 	}
 	if err != nil {

@@ -93,22 +93,34 @@ func (p *publication) lacking(s *tableSet) []*catalogTable {
 
 // check refuses what would hide changes.
 func (p *publication) check(s *tableSet) error {
+	if refused := p.hiding(s); len(refused) > 0 {
+		return refused[0].err
+	}
+	return nil
+}
+
+// hiding is all that would hide changes.
+func (p *publication) hiding(s *tableSet) (refused []refusal) {
+	seen := map[uint32]bool{} // a table is in tables, and under its name in names
 	for _, t := range slices.Concat(s.tables, s.names) {
+		if seen[t.oid] {
+			continue
+		}
+		seen[t.oid] = true
 		if slices.Contains(p.narrowed, t.oid) {
-			return sources.Fatal(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; ALTER PUBLICATION %[1]s ADD TABLE %[2]s;",
-				quoteIdent(p.name), t.quoted()), "publication %s has a row filter or a column list for table %s, which hides changes", p.name, t)
+			refused = append(refused, refusal{t.subject(), sources.Fatal(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; ALTER PUBLICATION %[1]s ADD TABLE %[2]s;",
+				quoteIdent(p.name), t.quoted()), "publication %s has a row filter or a column list for table %s, which hides changes", p.name, t)})
+			continue
 		}
 		if s.mode != PartitionsRoot || slices.Contains(p.published, t.oid) {
 			continue
 		}
-		for _, root := range t.ancestors {
-			if p.allTables || slices.Contains(p.published, root) {
-				return sources.Fatal("capture the partitioned table, set partitions: leaves, or use a publication of its own",
-					"publication %s publishes the changes of partition %s under the name of its partitioned table", p.name, t)
-			}
+		if slices.ContainsFunc(t.ancestors, func(root uint32) bool { return p.allTables || slices.Contains(p.published, root) }) {
+			refused = append(refused, refusal{t.subject(), sources.Fatal("capture the partitioned table, set partitions: leaves, or use a publication of its own",
+				"publication %s publishes the changes of partition %s under the name of its partitioned table", p.name, t)})
 		}
 	}
-	return nil
+	return refused
 }
 
 func (s *tableSet) options() string {
@@ -135,39 +147,78 @@ func tableNames(tables []*catalogTable) string {
 	return "tables " + strings.Join(names, ", ")
 }
 
+// publicationChange is what an existing publication needs to become what the capture needs.
+type publicationChange struct {
+	statements []string
+	lacks      []string        // what they are for
+	added      []*catalogTable // that they add
+}
+
+func (p *publication) change(s *tableSet) (c publicationChange) {
+	name := quoteIdent(p.name)
+	if !p.everything || p.viaRoot != (s.mode == PartitionsRoot) {
+		c.statements = append(c.statements, fmt.Sprintf("ALTER PUBLICATION %s SET (%s);", name, s.options()))
+		c.lacks = append(c.lacks, "options that the capture needs")
+	}
+	if c.added = p.lacking(s); len(c.added) > 0 {
+		c.statements = append(c.statements, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", name, tableList(c.added)))
+		c.lacks = append(c.lacks, tableNames(c.added))
+	}
+	return c
+}
+
+// remedy is for somebody who may make the change.
+func (c publicationChange) remedy() string {
+	return strings.Join(c.statements, " ") + " -- as its owner, who must own the tables too, or as a superuser"
+}
+
+// errNotOurs: what others made is not changed.
+func (p *publication) errNotOurs(c publicationChange) error {
+	return sources.Fatal(c.remedy(), "publication %s exists, was not made by this capture and lacks %s", p.name, strings.Join(c.lacks, " and "))
+}
+
+func (p *publication) errMayNotChange(c publicationChange, user string, cause error) error {
+	return sources.Fatal(c.remedy(), "publication %s exists and lacks %s, and role %q may not change it: %w", p.name,
+		strings.Join(c.lacks, " and "), user, cause)
+}
+
+// creation makes a publication, with the mark by which it is known to be ours.
+func (p *publication) creation(s *tableSet, capture string) []string {
+	name := quoteIdent(p.name)
+	return []string{
+		fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (%s);", name, tableList(s.tables), s.options()),
+		fmt.Sprintf("COMMENT ON PUBLICATION %s IS '%s';", name, mark(capture)),
+	}
+}
+
+func (p *publication) errMayNotMake(statements []string, user, database string, cause error) error {
+	return sources.Fatal(fmt.Sprintf("%s -- as a superuser, or as an owner of the tables who has CREATE on the database; or give role %s both: "+
+		"GRANT CREATE ON DATABASE %s TO %[2]s; and ownership of the tables (ALTER TABLE ... OWNER TO %[2]s;)",
+		strings.Join(statements, " "), quoteIdent(user), quoteIdent(database)),
+		"role %q may not make publication %s: %w", user, p.name, cause)
+}
+
 // ensurePublication makes the publication, or changes the one that this capture made, or refuses one of somebody else's
 // that does not serve. It never publishes more than the capture's tables.
 func ensurePublication(ctx context.Context, conn *pgx.Conn, p *publication, s *tableSet, capture string, log hclog.Logger) error {
 	if !p.exists {
 		return makePublication(ctx, conn, p, s, capture, log)
 	}
-	name := quoteIdent(p.name)
-	var statements, lacks []string
-	if !p.everything || p.viaRoot != (s.mode == PartitionsRoot) {
-		statements = append(statements, fmt.Sprintf("ALTER PUBLICATION %s SET (%s);", name, s.options()))
-		lacks = append(lacks, "options that the capture needs")
-	}
-	added := p.lacking(s)
-	if len(added) > 0 {
-		statements = append(statements, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", name, tableList(added)))
-		lacks = append(lacks, tableNames(added))
-	}
-	if len(statements) == 0 {
+	change := p.change(s)
+	added := change.added
+	if len(change.statements) == 0 {
 		return nil
 	}
-	remedy := "let its owner, who must own the tables too, or a superuser run: " + strings.Join(statements, " ")
 	if !p.ours {
-		return sources.Fatal(remedy,
-			"publication %s exists, was not made by this capture and lacks %s", p.name, strings.Join(lacks, " and "))
+		return p.errNotOurs(change)
 	}
 	warnOfIdentities(added, log)
-	if err := runPublication(ctx, conn, statements); codeOf(err) == codeNoRight {
-		return sources.Fatal(remedy, "publication %s exists and lacks %s, and role %q may not change it: %w", p.name,
-			strings.Join(lacks, " and "), conn.Config().User, err)
+	if err := runPublication(ctx, conn, change.statements); codeOf(err) == codeNoRight {
+		return p.errMayNotChange(change, conn.Config().User, err)
 	} else if err != nil {
 		return fmt.Errorf("change publication %s: %w", p.name, err)
 	}
-	log.Info("changed the publication", "statements", strings.Join(statements, " "))
+	log.Info("changed the publication", "statements", strings.Join(change.statements, " "))
 	if len(added) == 0 {
 		return nil
 	}
@@ -183,17 +234,10 @@ func ensurePublication(ctx context.Context, conn *pgx.Conn, p *publication, s *t
 }
 
 func makePublication(ctx context.Context, conn *pgx.Conn, p *publication, s *tableSet, capture string, log hclog.Logger) error {
-	name, user := quoteIdent(p.name), quoteIdent(conn.Config().User)
-	statements := []string{
-		fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (%s);", name, tableList(s.tables), s.options()),
-		fmt.Sprintf("COMMENT ON PUBLICATION %s IS '%s';", name, mark(capture)),
-	}
+	statements := p.creation(s, capture)
 	warnOfIdentities(s.tables, log)
 	if err := runPublication(ctx, conn, statements); codeOf(err) == codeNoRight {
-		return sources.Fatal(fmt.Sprintf("let a superuser, or an owner of the tables who has CREATE on the database, run: %s or give role "+
-			"%s both: GRANT CREATE ON DATABASE %s TO %[2]s; and ownership of the tables (ALTER TABLE ... OWNER TO %[2]s;)",
-			strings.Join(statements, " "), user, quoteIdent(conn.Config().Database)),
-			"role %q may not make publication %s: %w", conn.Config().User, p.name, err)
+		return p.errMayNotMake(statements, conn.Config().User, conn.Config().Database, err)
 	} else if err != nil {
 		return fmt.Errorf("make publication %s: %w", p.name, err)
 	}

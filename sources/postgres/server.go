@@ -55,7 +55,7 @@ func (s server) check() error {
 	case s.standby:
 		return sources.Fatal("let url lead to the primary", "the server is a standby (pg_is_in_recovery() is true)")
 	case s.walLevel != "logical":
-		return sources.Fatal("ALTER SYSTEM SET wal_level = logical; and restart the server (a managed one: its parameter "+
+		return sources.Fatal("ALTER SYSTEM SET wal_level = logical; -- and restart the server (a managed one: set its parameter "+
 			"for logical replication)", "the server's wal_level is %s, not logical", s.walLevel)
 	}
 	return nil

@@ -38,9 +38,12 @@ func TestRefused(t *testing.T) {
 		{"foreign", []string{"CREATE FOREIGN DATA WRAPPER w", "CREATE SERVER s FOREIGN DATA WRAPPER w", "CREATE FOREIGN TABLE f (a int) SERVER s"},
 			[]string{"public.f"}, nil, nil, []string{"foreign table"}},
 		{"no key", []string{"CREATE TABLE n (a int)"}, []string{"public.n"}, nil, nil,
-			[]string{"public.n has no replica identity", `ALTER TABLE "public"."n" ADD PRIMARY KEY (...);`,
-				`or ALTER TABLE "public"."n" REPLICA IDENTITY FULL; (records then have no key, unless`}},
+			[]string{"public.n has no replica identity", `ALTER TABLE "public"."n" REPLICA IDENTITY FULL; -- records then have no key, unless`,
+				`ALTER TABLE "public"."n" ADD PRIMARY KEY (...);`}},
 		{"identity of a dropped index", []string{"CREATE TABLE n (a int NOT NULL)", "CREATE UNIQUE INDEX i ON n (a)",
+			"ALTER TABLE n REPLICA IDENTITY USING INDEX i", "DROP INDEX i"}, []string{"public.n"}, nil, nil,
+			[]string{"index that was set as such was dropped", `ALTER TABLE "public"."n" REPLICA IDENTITY FULL;`}},
+		{"identity of a dropped index beside a key", []string{"CREATE TABLE n (a int PRIMARY KEY, b int NOT NULL)", "CREATE UNIQUE INDEX i ON n (b)",
 			"ALTER TABLE n REPLICA IDENTITY USING INDEX i", "DROP INDEX i"}, []string{"public.n"}, nil, nil,
 			[]string{"index that was set as such was dropped", `ALTER TABLE "public"."n" REPLICA IDENTITY DEFAULT;`}},
 		{"deferrable key", []string{"CREATE TABLE n (a int PRIMARY KEY DEFERRABLE)"}, []string{"public.n"}, nil, nil, []string{"no replica identity"}},
@@ -60,7 +63,7 @@ func TestRefused(t *testing.T) {
 			"ALTER TABLE p REPLICA IDENTITY FULL"}, []string{"public.p"}, nil, nil, []string{"partition public.p1", `ALTER TABLE "public"."p1" REPLICA IDENTITY FULL`}},
 		{"publication of somebody else without the table", []string{"CREATE PUBLICATION theirs WITH (publish_via_partition_root)"}, nil, nil,
 			func(c *Config) { c.Publication = "theirs" }, []string{"publication theirs exists, was not made by this capture and lacks table public.t",
-				`let its owner, who must own the tables too, or a superuser run: ALTER PUBLICATION "theirs" ADD TABLE "public"."t";`}},
+				`ALTER PUBLICATION "theirs" ADD TABLE "public"."t"; -- as its owner, who must own the tables too, or as a superuser`}},
 		{"publication of somebody else without deletes", []string{"CREATE PUBLICATION theirs FOR TABLE t WITH (publish = 'insert')"}, nil, nil,
 			func(c *Config) { c.Publication = "theirs" }, []string{`ALTER PUBLICATION "theirs" SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);`}},
 		{"publication that renames a partition", []string{"CREATE TABLE p (a int PRIMARY KEY) PARTITION BY RANGE (a)", "CREATE TABLE p1 PARTITION OF p DEFAULT",
@@ -150,8 +153,7 @@ func TestRights(t *testing.T) {
 			t.Errorf("the error tells the password: %v", err)
 		}
 		// Each of the two things that the error says is enough.
-		_, statements, _ := strings.Cut(err.Error(), "run: ")
-		statements, _, _ = strings.Cut(statements, " or give role")
+		_, statements, _ := strings.Cut(err.Error(), "to mend it: ")
 		db.exec(statements)
 		s := db.open(c, db.options("public.t"))
 		db.exec("INSERT INTO t VALUES (1)")
@@ -162,11 +164,11 @@ func TestRights(t *testing.T) {
 		o := db.options("public.t*")
 		o.Position = s.position
 		err = db.openError(c, o)
-		isFatal(t, err, "publication "+c.Slot+" exists and lacks table public.t2", "must be owner of publication", "let its owner")
+		isFatal(t, err, "publication "+c.Slot+" exists and lacks table public.t2", "must be owner of publication", "as its owner")
 		if strings.Contains(err.Error(), "may not make publication") {
 			t.Errorf("a publication that exists need not be made: %v", err)
 		}
-		_, statements, _ = strings.Cut(err.Error(), "run: ")
+		_, statements, _ = strings.Cut(err.Error(), "to mend it: ")
 		db.exec(statements)
 		db.reopen(c, o).close()
 		c.Slot += "_2"

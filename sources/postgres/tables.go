@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -42,6 +43,9 @@ type catalogTable struct {
 }
 
 func (t *catalogTable) String() string { return t.schema + "." + t.name }
+
+// subject is that of a finding about the table.
+func (t *catalogTable) subject() string { return "table " + t.String() }
 
 func (t *catalogTable) quoted() string { return pgx.Identifier{t.schema, t.name}.Sanitize() }
 
@@ -133,14 +137,36 @@ type tableSet struct {
 	names []*catalogTable
 }
 
+// refusal is why one of a capture's tables, or what names them, cannot be captured.
+type refusal struct {
+	subject string // of a finding
+	err     error
+}
+
 // resolveTables finds the tables of a capture and refuses those that cannot be captured.
 func resolveTables(all []*catalogTable, patterns []string, keys map[string][]string, mode Partitions) (*tableSet, error) {
+	s, refused := findTables(all, patterns, keys, mode)
+	if len(refused) > 0 {
+		return nil, refused[0].err
+	}
+	return s, nil
+}
+
+// findTables finds the tables of a capture, and all that is to be refused of them.
+func findTables(all []*catalogTable, patterns []string, keys map[string][]string, mode Partitions) (*tableSet, []refusal) {
 	s := &tableSet{keys: keys, mode: mode}
+	var refused []refusal
+	refuse := func(subject string, err error) {
+		if err != nil {
+			refused = append(refused, refusal{subject: subject, err: err})
+		}
+	}
 	chosen := map[uint32]*catalogTable{}
 	for _, text := range patterns {
 		p, err := parsePattern(text)
 		if err != nil {
-			return nil, err
+			refuse("tables", err)
+			continue
 		}
 		s.patterns = append(s.patterns, p)
 		found := false
@@ -151,7 +177,8 @@ func resolveTables(all []*catalogTable, patterns []string, keys map[string][]str
 			if why := t.uncapturable(); why != "" {
 				// A glob means the tables that can have changes in the log; one that should and does not is refused all the same.
 				if p.literal() || t.persistence == 'u' {
-					return nil, t.errUncapturable(why)
+					found = true
+					refuse(t.subject(), t.errUncapturable(why))
 				}
 				continue
 			}
@@ -159,18 +186,17 @@ func resolveTables(all []*catalogTable, patterns []string, keys map[string][]str
 			chosen[t.oid] = t
 		}
 		if !found {
-			return nil, sources.Fatal("correct the capture's tables, or create the table (patterns are matched as written: names "+
-				"are case-sensitive and need no quotes)", "tables: %q matches no table", text)
+			refuse("tables", sources.Fatal("correct the capture's tables, or create the table (patterns are matched as written: names "+
+				"are case-sensitive and need no quotes)", "tables: %q matches no table", text))
 		}
 	}
 	s.take(chosen, all)
-	if len(s.tables) == 0 {
-		return nil, sources.Fatal("name the tables to capture", "tables: the capture names none")
+	if len(s.tables) == 0 && len(refused) == 0 {
+		refuse("tables", sources.Fatal("name the tables to capture", "tables: the capture names none"))
 	}
-	if err := s.checkPartitions(all); err != nil {
-		return nil, err
-	}
-	return s, s.checkKeys()
+	s.checkPartitions(all, refuse)
+	s.checkKeys(refuse)
+	return s, refused
 }
 
 // today is what the same patterns mean in another look at the catalog. Unlike resolveTables it refuses nothing.
@@ -215,21 +241,18 @@ func (t *catalogTable) leaves(all []*catalogTable) (leaves []*catalogTable) {
 }
 
 // checkPartitions compares the replica identity of partitions with that of their root.
-func (s *tableSet) checkPartitions(all []*catalogTable) error {
+func (s *tableSet) checkPartitions(all []*catalogTable, refuse func(subject string, err error)) {
 	if s.mode != PartitionsRoot {
-		return nil
+		return
 	}
 	for _, t := range s.tables {
 		if t.kind != kindPartitioned {
 			continue
 		}
 		for _, leaf := range t.leaves(all) {
-			if err := checkPartition(t, leaf); err != nil {
-				return err
-			}
+			refuse(leaf.subject(), checkPartition(t, leaf))
 		}
 	}
-	return nil
 }
 
 // checkPartition: the server sends old rows under the root's identity and logs them under the partition's. With a full
@@ -262,7 +285,7 @@ func (t *catalogTable) uncapturable() string {
 func (t *catalogTable) errUncapturable(why string) error {
 	remedy := "capture the tables beneath it instead"
 	if t.persistence == 'u' {
-		remedy = fmt.Sprintf("ALTER TABLE %s SET LOGGED; or take it out of the capture's tables", t.quoted())
+		remedy = fmt.Sprintf("ALTER TABLE %s SET LOGGED; -- or take it out of the capture's tables", t.quoted())
 	}
 	return sources.Fatal(remedy, "table %s is %s: the server's log has no changes of it", t, why)
 }
@@ -276,18 +299,15 @@ func (t *catalogTable) check(configured []string) error {
 }
 
 // checkKeys refuses a table of which a change could not be told from another's.
-func (s *tableSet) checkKeys() error {
+func (s *tableSet) checkKeys(refuse func(subject string, err error)) {
 	for _, t := range s.names {
-		if err := t.checkKey(s.keys[t.String()]); err != nil {
-			return err
-		}
+		refuse(t.subject(), t.checkKey(s.keys[t.String()]))
 	}
-	for name := range s.keys {
+	for _, name := range slices.Sorted(maps.Keys(s.keys)) {
 		if !slices.ContainsFunc(s.names, func(t *catalogTable) bool { return t.String() == name }) {
-			return sources.Fatal("correct the capture's keys: they are named by SCHEMA.TABLE", "keys: %q is no table of the capture", name)
+			refuse("keys", sources.Fatal("correct the capture's keys: they are named by SCHEMA.TABLE", "keys: %q is no table of the capture", name))
 		}
 	}
-	return nil
 }
 
 // checkKey looks at one table. A publication makes the server refuse updates and deletes of a table without a replica
@@ -332,7 +352,7 @@ func (t *catalogTable) checkKey(configured []string) error {
 	}
 	for _, column := range key {
 		if slices.Contains(t.generated, column) {
-			return sources.Fatal(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; and name its key columns under the capture's keys",
+			return sources.Fatal(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; -- and name its key columns under the capture's keys",
 				t.quoted()), "key column %q of table %s is generated, and generated columns are not sent", column, t)
 		}
 	}
@@ -340,12 +360,16 @@ func (t *catalogTable) checkKey(configured []string) error {
 }
 
 func (t *catalogTable) errNoIdentity() error {
-	const full = "ALTER TABLE %s REPLICA IDENTITY FULL; (records then have no key, unless the table has a primary key or the " +
-		"capture's keys name columns)"
-	if t.identity == identityIndex {
-		return sources.Fatal(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT; if it has a primary key, or "+full, t.quoted(), t.quoted()),
-			"table %s has no replica identity: the index that was set as such was dropped", t)
+	const full = "ALTER TABLE %s REPLICA IDENTITY FULL; -- records then have no key, unless the table has a primary key or the " +
+		"capture's keys name columns; better, where columns tell its rows apart: ALTER TABLE %[1]s ADD PRIMARY KEY (...); (a deferrable " +
+		"one does not serve)"
+	remedy := fmt.Sprintf(full, t.quoted())
+	if t.identity != identityIndex {
+		return sources.Fatal(remedy,
+			"table %s has no replica identity: no primary key that can serve as one, and replica identity full is not set", t)
 	}
-	return sources.Fatal(fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (...); (a deferrable one does not serve), or "+full, t.quoted(), t.quoted()),
-		"table %s has no replica identity: no primary key that can serve as one, and replica identity full is not set", t)
+	if len(t.primaryKey) > 0 {
+		remedy = fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT; -- its primary key", t.quoted())
+	}
+	return sources.Fatal(remedy, "table %s has no replica identity: the index that was set as such was dropped", t)
 }
