@@ -1,7 +1,10 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"weft/sources"
 )
@@ -14,6 +17,15 @@ type continuation struct {
 	slotName    string
 	publication string
 	published   bool // the publication exists
+}
+
+// readHistory reads where the server's timelines were left, if the position is of another.
+func (c *continuation) readHistory(ctx context.Context, repl *pgconn.PgConn, p *position) (err error) {
+	if p == nil || p.Timeline == c.timeline || c.timeline <= 1 {
+		return nil
+	}
+	c.history, err = readTimelineHistory(ctx, repl, c.timeline)
+	return err
 }
 
 // findGap compares a position with what the server has. The server itself tells nothing: asked to start before a slot's

@@ -85,10 +85,8 @@ func (c Config) prepare(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgConn
 	if found.slot, err = readFreeSlot(ctx, conn, c.Slot, found.database); err != nil {
 		return nil, err
 	}
-	if p != nil && p.Timeline != found.timeline && found.timeline > 1 {
-		if found.history, err = readTimelineHistory(ctx, repl, found.timeline); err != nil {
-			return nil, err
-		}
+	if err := found.readHistory(ctx, repl, p); err != nil {
+		return nil, err
 	}
 	if p != nil && p.Replace {
 		if found.slot != nil {

@@ -106,14 +106,7 @@ func TestSlotLost(t *testing.T) {
 	s := db.open(db.config(), db.options("public.t"))
 	s.close()
 	free(db)
-	db.exec("INSERT INTO t VALUES (1)", "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
-	for range 4 {
-		db.exec("SELECT pg_switch_wal()", "SELECT pg_logical_emit_message(false, '', '')")
-	}
-	db.exec("CHECKPOINT")
-	if status := db.one("SELECT wal_status FROM pg_replication_slots"); status != "lost" {
-		t.Fatalf("the slot is %s", status)
-	}
+	lose(db)
 	o := db.options("public.t")
 	o.Position = s.position
 	o.Position = isGap(t, db.openError(db.config(), o), "lost", "max_slot_wal_keep_size")
@@ -123,6 +116,19 @@ func TestSlotLost(t *testing.T) {
 	}
 	db.exec("INSERT INTO t VALUES (2)")
 	equal(t, s.take(1), "c public.t [a] -> a=2")
+}
+
+// lose makes the server's one slot lose its WAL.
+func lose(db *database) {
+	db.t.Helper()
+	db.exec("INSERT INTO t VALUES (1)", "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
+	for range 4 {
+		db.exec("SELECT pg_switch_wal()", "SELECT pg_logical_emit_message(false, '', '')")
+	}
+	db.exec("CHECKPOINT")
+	if status := db.one("SELECT wal_status FROM pg_replication_slots"); status != "lost" {
+		db.t.Fatalf("the slot is %s", status)
+	}
 }
 
 // nobody is the user that runs the server where the test runs as root, which the server refuses.
@@ -149,8 +155,8 @@ func (s *localServer) command(name string, args ...string) *exec.Cmd {
 	return c
 }
 
-// startServer makes and starts a server that is stopped and removed with the test.
-func startServer(t *testing.T) *localServer {
+// startServer makes and starts a server that is stopped and removed with the test. Settings are lines of its postgresql.conf.
+func startServer(t *testing.T, settings ...string) *localServer {
 	t.Helper()
 	bin := os.Getenv("WEFT_TEST_POSTGRES_BIN")
 	if bin == "" {
@@ -181,7 +187,18 @@ func startServer(t *testing.T) *localServer {
 	if out, err := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "--no-sync").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v: %s", err, out)
 	}
-	s.options = fmt.Sprintf("-p %d -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c wal_level=logical -c fsync=off", port)
+	s.options = fmt.Sprintf("-p %d -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off", port)
+	// In the file, where ALTER SYSTEM wins over it.
+	conf, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conf.WriteString("\nwal_level = logical\n" + strings.Join(settings, "\n") + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conf.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.ctl("start"); err != nil {
 		t.Fatal(err)
 	}
