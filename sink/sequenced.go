@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -46,8 +47,9 @@ func newSequenced(w *Writer) *sequenced {
 	return s
 }
 
-func (s *sequenced) begin() error  { return nil }
-func (s *sequenced) above() []byte { return s.highest }
+func (s *sequenced) begin() error     { return nil }
+func (s *sequenced) ready() time.Time { return time.Time{} }
+func (s *sequenced) above() []byte    { return s.highest }
 
 func (s *sequenced) forget() {
 	s.found, s.rows, s.highest, s.all = map[string]struct{}{}, map[string][]byte{}, nil, false

@@ -15,6 +15,7 @@ import (
 type transactional struct {
 	w    *Writer
 	open bool
+	last time.Time // when the last commit ended
 }
 
 // The next transaction begins where the last one ended: there is nothing to find, and nothing to keep.
@@ -25,6 +26,7 @@ func (t *transactional) enter(context.Context, string) error    { return nil }
 func (t *transactional) skip(*kgo.Record, []byte) (bool, error) { return false, nil }
 func (t *transactional) acked(*kgo.Record)                      {}
 func (t *transactional) above() []byte                          { return nil }
+func (t *transactional) ready() time.Time                       { return t.last.Add(t.w.profile.AfterCommit) }
 func (t *transactional) forget()                                {}
 
 func (t *transactional) begin() error {
@@ -48,6 +50,7 @@ func (t *transactional) commit(ctx context.Context, cp checkpoint.Checkpoint, _ 
 	if err := t.w.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return fmt.Errorf("commit transaction: %w", err)
 	}
+	t.last = time.Now()
 	return nil
 }
 

@@ -84,6 +84,8 @@ type delivery interface {
 	commit(ctx context.Context, cp checkpoint.Checkpoint, all bool) error
 	// forget drops what was found in the log beyond the checkpoint, when an epoch ends.
 	forget()
+	// ready is the time before which a commit would only wait in the log.
+	ready() time.Time
 	// above is the highest order in the log beyond the checkpoint, or nil.
 	above() []byte
 }
@@ -170,6 +172,10 @@ func (w *Writer) Above() []byte { return w.delivery.above() }
 
 // Pending tells how many bytes are written and not committed, and since when; zero for none.
 func (w *Writer) Pending() (bytes int, since time.Time) { return w.bytes, w.since }
+
+// Ready is the time before which a commit would only wait in the log, so that more may be gathered until then. It may be
+// past.
+func (w *Writer) Ready() time.Time { return w.delivery.ready() }
 
 // Write encodes a change and hands its records to the client, blocking while as much as allowed is buffered. It keeps
 // nothing of c.
@@ -259,7 +265,7 @@ func (w *Writer) send(ctx context.Context, rec kgo.Record, seq []byte) error {
 	}
 	w.records = append(w.records, rec)
 	w.bytes += len(rec.Key) + len(rec.Value) + len(seq)
-	if w.cl.BufferedProduceBytes() < int64(w.o.Log.CommitBytes) { // half of what the client takes: does not block
+	if w.cl.BufferedProduceBytes()+int64(recordSize(&rec)) < int64(w.o.Log.bufferBytes(w.profile)) { // does not block
 		w.cl.Produce(w.ctx, &w.records[len(w.records)-1], w.promise)
 		return nil
 	}

@@ -59,19 +59,24 @@ func run(ctx context.Context, p plan) error {
 	var bare, weft, cpu []float64
 	var peak int64
 	for round := range p.rounds {
-		r, err := b.drainBare(ctx, round)
-		if err != nil {
-			return fmt.Errorf("bare reader: %w", err)
+		for turn := range 2 {
+			if (turn+round)%2 == 0 { // each of the two is first as often as the other
+				r, err := b.drainBare(ctx, round)
+				if err != nil {
+					return fmt.Errorf("bare reader: %w", err)
+				}
+				fmt.Printf("round %d  bare  %7.0f changes/s  (%.2f s)\n", round+1, r.rate(), r.took.Seconds())
+				bare = append(bare, r.rate())
+				continue
+			}
+			w, err := b.drainWeft(ctx, round)
+			if err != nil {
+				return fmt.Errorf("weft: %w", err)
+			}
+			fmt.Printf("round %d  weft  %7.0f changes/s  (%.2f s)  %.1f CPU us/change  RSS at most %d MiB\n",
+				round+1, w.rate(), w.took.Seconds(), w.cpuPerChange(), w.peakRSS>>20)
+			weft, cpu, peak = append(weft, w.rate()), append(cpu, w.cpuPerChange()), max(peak, w.peakRSS)
 		}
-		fmt.Printf("round %d  bare  %7.0f changes/s  (%.2f s)\n", round+1, r.rate(), r.took.Seconds())
-		bare = append(bare, r.rate())
-		w, err := b.drainWeft(ctx, round)
-		if err != nil {
-			return fmt.Errorf("weft: %w", err)
-		}
-		fmt.Printf("round %d  weft  %7.0f changes/s  (%.2f s)  %.1f CPU us/change  RSS at most %d MiB\n",
-			round+1, w.rate(), w.took.Seconds(), w.cpuPerChange(), w.peakRSS>>20)
-		weft, cpu, peak = append(weft, w.rate()), append(cpu, w.cpuPerChange()), max(peak, w.peakRSS)
 	}
 	if p.latency > 0 {
 		l, err := b.latency(ctx)

@@ -99,11 +99,13 @@ func (d *daemon) stop() error {
 	return nil
 }
 
+var errEnded = errors.New("its process has exited")
+
 // ended tells of a daemon that has ended by itself.
 func (d *daemon) ended() error {
 	select {
 	case <-d.done:
-		return fmt.Errorf("the daemon ended by itself (%v):\n%s", d.err, &d.log)
+		return fmt.Errorf("the daemon ended by itself: %w\n%s", errors.Join(errEnded, d.err), &d.log)
 	default:
 		return nil
 	}

@@ -116,6 +116,7 @@ func (c *Capture) overGap(ctx context.Context, w *sink.Writer, gap *sources.GapE
 func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, progress func(Progress)) error {
 	var position sources.Position
 	partial := false // the last batch ended inside a source transaction
+	all := false     // the last batch was all that the source had
 	whole := 0       // bytes pending at the last end of one
 	commit := func(ctx context.Context, all bool) error {
 		defer c.whenSlow()()
@@ -130,7 +131,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		return nil
 	}
 	for {
-		batch, err := c.next(ctx, src, w, partial)
+		batch, err := c.next(ctx, src, w, partial, all)
 		switch {
 		case ctx.Err() != nil:
 			if pending, _ := w.Pending(); pending > 0 { // a stop: what is written is committed, the rest is read again
@@ -139,8 +140,8 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 				return commit(stop, false)
 			}
 			return nil
-		case errors.Is(err, context.DeadlineExceeded) && c.overdue(w, partial):
-			if err := commit(ctx, false); err != nil {
+		case errors.Is(err, context.DeadlineExceeded) && (all || c.overdue(w, partial)):
+			if err := commit(ctx, all); err != nil {
 				return err
 			}
 			continue
@@ -157,7 +158,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		if err := c.write(ctx, w, batch.Changes); err != nil {
 			return stopped(ctx, err)
 		}
-		position, partial = append(position[:0], batch.Position...), batch.Partial
+		position, partial, all = append(position[:0], batch.Position...), batch.Partial, !batch.More && !batch.Partial
 		if c.due(batch, w, whole) {
 			if err := commit(ctx, !batch.More); err != nil {
 				return err
@@ -194,24 +195,29 @@ func (c *Capture) whenSlow() func() {
 	}
 }
 
-// next bounds the wait for a batch by the time at which what is pending must be committed.
-func (c *Capture) next(ctx context.Context, src sources.Source, w *sink.Writer, partial bool) (sources.Batch, error) {
+// next bounds the wait for a batch by the time at which what is pending must be committed: when the log is ready for it if
+// that is all that there is.
+func (c *Capture) next(ctx context.Context, src sources.Source, w *sink.Writer, partial, all bool) (sources.Batch, error) {
 	if pending, since := w.Pending(); pending > 0 {
+		deadline := since.Add(c.patience(partial))
+		if all && w.Ready().Before(deadline) {
+			deadline = w.Ready()
+		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, since.Add(c.patience(partial)))
+		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
 	return src.Next(ctx)
 }
 
-// due tells whether to commit after a batch: at once when the source has nothing more ready, since waiting would gain
-// nothing; else when enough is gathered. A source transaction is cut only when it alone is too large, or too slow.
+// due tells whether to commit after a batch: at once when the source has nothing more ready and the log is ready, since
+// waiting would gain nothing; else when enough is gathered. A source transaction is cut only when it alone is too large, or too slow.
 func (c *Capture) due(b sources.Batch, w *sink.Writer, whole int) bool {
 	pending, _ := w.Pending()
 	if b.Partial {
 		return pending-whole >= c.CommitBytes || c.overdue(w, true)
 	}
-	return !b.More || b.Urgent || pending >= c.CommitBytes || c.overdue(w, false)
+	return !b.More && (pending == 0 || !time.Now().Before(w.Ready())) || b.Urgent || pending >= c.CommitBytes || c.overdue(w, false)
 }
 
 // overdue tells whether what is pending has waited for long enough.
