@@ -75,6 +75,9 @@ func (l *Log) profile() (Profile, error) {
 	return p, nil
 }
 
+// transactionTimeout is how long a dead daemon may block its partitions' readers.
+const transactionTimeout = time.Minute
+
 // deliveryTimeout is how long a record may be on its way to the brokers.
 const deliveryTimeout = 45 * time.Second
 
@@ -111,7 +114,7 @@ func (l *Log) Client(extra ...kgo.Opt) (*kgo.Client, error) {
 		kgo.ProducerBatchCompression(compression(l.Compression)),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.TransactionTimeout(time.Minute),
+		kgo.TransactionTimeout(transactionTimeout),
 		// Right after a commit the coordinator still writes its markers; the default waits 20 ms before asking again.
 		kgo.ConcurrentTransactionsBackoff(2 * time.Millisecond),
 		kgo.BrokerMaxReadBytes(512 << 20),
@@ -148,7 +151,7 @@ func compression(name string) kgo.CompressionCodec {
 // none of them: a cluster that starts says it until enough of its brokers are up.
 func explain(err error) error {
 	var fatal *sources.FatalError
-	if errors.As(err, &fatal) {
+	if err == nil || errors.As(err, &fatal) {
 		return err
 	}
 	for _, k := range []struct {

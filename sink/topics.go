@@ -35,6 +35,7 @@ type Topics struct {
 // topicSpec is a topic as it must be.
 type topicSpec struct {
 	name        string
+	prefix      string // of its name, which others like it have too
 	partitions  int
 	replication int
 	// settings are set at creation and must read back the same, also of a topic that was there before. "at least"
@@ -47,7 +48,7 @@ type topicSpec struct {
 // changeTopic is the spec of a table's topic, or of another topic of records, under this name.
 func (t Topics) changeTopic(name string, p Profile) topicSpec {
 	s := topicSpec{
-		name: name, partitions: t.Partitions, replication: t.Replication, create: t.Create,
+		name: name, prefix: t.Prefix + ".", partitions: t.Partitions, replication: t.Replication, create: t.Create,
 		settings: map[string]string{"cleanup.policy": t.Cleanup},
 		atLeast:  map[string]int{},
 	}
@@ -65,7 +66,7 @@ func (t Topics) changeTopic(name string, p Profile) topicSpec {
 // and every start reads the whole topic.
 func checkpointTopic(replication int, p Profile) topicSpec {
 	s := topicSpec{
-		name: checkpoint.Topic, partitions: 1, replication: replication, create: true,
+		name: checkpoint.Topic, prefix: "__weft.", partitions: 1, replication: replication, create: true,
 		settings: map[string]string{"cleanup.policy": "compact"},
 	}
 	if p.Segments {
@@ -80,7 +81,7 @@ func checkpointTopic(replication int, p Profile) topicSpec {
 // gapTopic is the spec of the topic of gap records, which are few and kept for ever.
 func (t Topics) gapTopic(p Profile) topicSpec {
 	s := topicSpec{
-		name: t.Prefix + ".__gaps", partitions: 1, replication: t.Replication, create: true,
+		name: t.Prefix + ".__gaps", prefix: t.Prefix + ".", partitions: 1, replication: t.Replication, create: true,
 		settings: map[string]string{"cleanup.policy": "delete", "retention.ms": "-1"},
 	}
 	if p.Expires {
@@ -89,8 +90,8 @@ func (t Topics) gapTopic(p Profile) topicSpec {
 	return s
 }
 
-// tableTopic is the topic name of a table: characters that Kafka does not allow become underscores, as Debezium does.
-func tableTopic(prefix string, t *sources.Table) string {
+// TopicOf is the topic name of a table: characters that Kafka does not allow become underscores, as Debezium does.
+func TopicOf(prefix string, t *sources.Table) string {
 	name := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
@@ -108,7 +109,7 @@ func ensureTopic(ctx context.Context, cl *kgo.Client, s topicSpec) (int, error) 
 	found, err := describeTopic(ctx, adm, s.name)
 	if errors.Is(err, kerr.UnknownTopicOrPartition) {
 		if !s.create {
-			return 0, sources.Fatal("create it, or set topics.create: true", "topic %q does not exist", s.name)
+			return 0, s.errMissing()
 		}
 		if found, err = createTopic(ctx, adm, s); err != nil {
 			return 0, explain(fmt.Errorf("create topic %q: %w", s.name, err))
@@ -117,12 +118,23 @@ func ensureTopic(ctx context.Context, cl *kgo.Client, s topicSpec) (int, error) 
 	if err != nil {
 		return 0, explain(fmt.Errorf("describe topic %q: %w", s.name, err))
 	}
-	if found != s.partitions {
-		return 0, sources.Fatal(
-			fmt.Sprintf("set topics.partitions: %d, or give the capture another topics.prefix", found),
-			"topic %q has %d partitions, the configuration asks for %d; keys would change their partition", s.name, found, s.partitions)
+	if err := s.checkPartitions(found); err != nil {
+		return 0, err
 	}
 	return found, verifySettings(ctx, adm, s)
+}
+
+func (s topicSpec) errMissing() error {
+	return sources.Fatal("create it, or set topics.create: true", "topic %q does not exist", s.name)
+}
+
+func (s topicSpec) checkPartitions(found int) error {
+	if found == s.partitions {
+		return nil
+	}
+	return sources.Fatal(
+		fmt.Sprintf("set topics.partitions: %d, or give the capture another topics.prefix", found),
+		"topic %q has %d partitions, the configuration asks for %d; keys would change their partition", s.name, found, s.partitions)
 }
 
 // describeTopic returns the number of partitions.
@@ -138,7 +150,8 @@ func describeTopic(ctx context.Context, adm *kadm.Client, topic string) (int, er
 	return len(t.Partitions), t.Err
 }
 
-func createTopic(ctx context.Context, adm *kadm.Client, s topicSpec) (int, error) {
+// creation is what the topic is created with.
+func (s topicSpec) creation() map[string]*string {
 	settings := make(map[string]*string, len(s.settings)+len(s.atLeast))
 	for k, v := range s.settings {
 		settings[k] = kadm.StringPtr(v)
@@ -146,14 +159,26 @@ func createTopic(ctx context.Context, adm *kadm.Client, s topicSpec) (int, error
 	for k, v := range s.atLeast {
 		settings[k] = kadm.StringPtr(strconv.Itoa(v))
 	}
-	resp, err := adm.CreateTopic(ctx, int32(s.partitions), int16(s.replication), settings, s.name)
-	if errors.Is(err, kerr.TopicAlreadyExists) {
-		err = nil // another capture was faster
+	return settings
+}
+
+// created is the error of a topic's creation.
+func created(resp kadm.CreateTopicResponse) error {
+	if resp.Err == nil || errors.Is(resp.Err, kerr.TopicAlreadyExists) { // another capture was faster
+		return nil
+	}
+	if resp.ErrMessage != "" {
+		return fmt.Errorf("%w: %s", resp.Err, resp.ErrMessage)
+	}
+	return resp.Err
+}
+
+func createTopic(ctx context.Context, adm *kadm.Client, s topicSpec) (int, error) {
+	all, err := adm.CreateTopics(ctx, int32(s.partitions), int16(s.replication), s.creation(), s.name)
+	if err == nil {
+		err = created(all[s.name])
 	}
 	if err != nil {
-		if resp.ErrMessage != "" {
-			err = fmt.Errorf("%w: %s", err, resp.ErrMessage)
-		}
 		return 0, err
 	}
 	// The controller answers before every broker knows the topic.
@@ -171,16 +196,25 @@ func createTopic(ctx context.Context, adm *kadm.Client, s topicSpec) (int, error
 }
 
 func verifySettings(ctx context.Context, adm *kadm.Client, s topicSpec) error {
+	wrong, err := wrongSettings(ctx, adm, s)
+	if err == nil && len(wrong) > 0 {
+		err = wrong[0]
+	}
+	return err
+}
+
+// wrongSettings reads the topic's settings back and tells which are not as they must be.
+func wrongSettings(ctx context.Context, adm *kadm.Client, s topicSpec) (wrong []error, err error) {
 	described, err := adm.DescribeTopicConfigs(ctx, s.name)
 	if err != nil {
-		return explain(fmt.Errorf("read settings of topic %q back: %w", s.name, err))
+		return nil, explain(fmt.Errorf("read settings of topic %q back: %w", s.name, err))
 	}
 	rc, err := described.On(s.name, nil)
 	if err == nil {
 		err = rc.Err
 	}
 	if err != nil {
-		return explain(fmt.Errorf("read settings of topic %q back: %w", s.name, err))
+		return nil, explain(fmt.Errorf("read settings of topic %q back: %w", s.name, err))
 	}
 	have := make(map[string]string, len(rc.Configs))
 	for _, c := range rc.Configs {
@@ -188,22 +222,24 @@ func verifySettings(ctx context.Context, adm *kadm.Client, s topicSpec) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.settings)) {
 		if have[k] != s.settings[k] {
-			return settingError(s.name, k, have[k], s.settings[k])
+			wrong = append(wrong, settingError(s.name, k, have[k], s.settings[k], s.settings[k]))
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.atLeast)) {
 		if n, err := strconv.Atoi(have[k]); err != nil || n < s.atLeast[k] {
-			return settingError(s.name, k, have[k], strconv.Itoa(s.atLeast[k])+" or more")
+			want := strconv.Itoa(s.atLeast[k])
+			wrong = append(wrong, settingError(s.name, k, have[k], want+" or more", want))
 		}
 	}
-	return nil
+	return wrong, nil
 }
 
-func settingError(topic, setting, have, want string) error {
+func settingError(topic, setting, have, want, to string) error {
 	if have == "" {
 		have = "unset"
 	}
 	return sources.Fatal(
-		fmt.Sprintf("change the topic (kafka-configs.sh --alter --topic %s --add-config %s=...) or the configuration, so that they agree", topic, setting),
+		fmt.Sprintf("kafka-configs.sh --bootstrap-server HOST:PORT --alter --topic %s --add-config '%s=%s' # or change the configuration, so that "+
+			"they agree", topic, setting, to),
 		"topic %q has %s = %s, the configuration asks for %s", topic, setting, have, want)
 }

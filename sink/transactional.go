@@ -18,6 +18,9 @@ type transactional struct {
 	last time.Time // when the last commit ended
 }
 
+// transactionalID is what fences a capture's former writer.
+func transactionalID(capture string) string { return "weft-" + capture }
+
 // The next transaction begins where the last one ended: there is nothing to find, and nothing to keep.
 func (t *transactional) resume(context.Context, checkpoint.Checkpoint) (*sources.GapError, error) {
 	return nil, nil

@@ -117,7 +117,7 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 	w := &Writer{o: o, ctx: own, cancel: cancel, profile: p, enc: enc, routes: map[*sources.Table]*route{}, topics: map[string]string{}}
 	var extra []kgo.Opt
 	if p.Atomic {
-		extra = append(extra, kgo.TransactionalID("weft-"+o.Capture))
+		extra = append(extra, kgo.TransactionalID(transactionalID(o.Capture)))
 	}
 	if w.cl, err = o.Log.Client(extra...); err != nil {
 		cancel()
@@ -319,15 +319,13 @@ func (w *Writer) route(ctx context.Context, c *sources.Change) (*route, error) {
 		}
 		topic := w.o.Topics.Prefix + ".message"
 		if c.Table != nil {
-			topic = tableTopic(w.o.Topics.Prefix, c.Table)
+			topic = TopicOf(w.o.Topics.Prefix, c.Table)
 		}
 		if other, ok := w.topics[topic]; ok && other != name(c) {
-			return nil, sources.Fatal("capture one of the tables under another topics.prefix",
-				"tables %q and %q would both be written to topic %q", other, name(c), topic)
+			return nil, errClash(other, name(c), topic)
 		}
 		if w.o.Topics.Cleanup == "compact" && c.Table != nil && len(c.Table.Key) == 0 {
-			return nil, sources.Fatal("name the table's key columns under keys, set topics.cleanup: delete, or leave the table out",
-				"table %s has no key, and a compacted topic keeps only records with one", name(c))
+			return nil, errNoKey(name(c))
 		}
 		n, err := ensureTopic(ctx, w.cl, w.o.Topics.changeTopic(topic, w.profile))
 		if err != nil {
@@ -344,6 +342,16 @@ func (w *Writer) route(ctx context.Context, c *sources.Change) (*route, error) {
 	}
 	w.lastTable, w.lastRoute = c.Table, r
 	return r, nil
+}
+
+func errClash(a, b, topic string) error {
+	return sources.Fatal("capture one of the tables under another topics.prefix",
+		"tables %q and %q would both be written to topic %q", a, b, topic)
+}
+
+func errNoKey(table string) error {
+	return sources.Fatal("name the table's key columns under keys, set topics.cleanup: delete, or leave the table out",
+		"table %s has no key, and a compacted topic keeps only records with one", table)
 }
 
 func name(c *sources.Change) string {

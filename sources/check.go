@@ -34,8 +34,8 @@ type Finding struct {
 	Subject string `json:"subject"`
 	// Text says what was found and what it means.
 	Text string `json:"text"`
-	// Remedy is what mends it. Where statements do, they come first, to be run as they are, and what else there is to
-	// say follows as a comment: ALTER ROLE "weft" REPLICATION; -- on Amazon RDS: ...
+	// Remedy is what mends it. Where statements or a command do, they come first, to be run as they are, and what else there
+	// is to say follows as a comment: ALTER ROLE "weft" REPLICATION; -- on Amazon RDS: ...
 	Remedy string `json:"remedy,omitempty"`
 	// Blocks says that the capture must not run before a Problem is mended: it would fail with it, or harm the
 	// datastore's other users. Without it a Problem is one that may pass, or that is there whether the capture runs or not.
