@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Checker is optional for a Config: a source that can tell beforehand what a capture lacks. Check changes nothing at the
@@ -77,5 +78,6 @@ func Found(subject string, err error) Finding {
 	case errors.As(err, &gap):
 		f.Text, f.Remedy = gap.Reason, gap.Remedy
 	}
+	f.Text = strings.TrimPrefix(f.Text, subject+": ") // said once
 	return f
 }

@@ -57,26 +57,38 @@ func (c *SQLiteConfig) Validate() error {
 
 // Open implements sources.Config.
 func (c *SQLiteConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.Source, error) {
-	if err := c.Validate(); err != nil {
+	d, err := c.dialect(ctx, o.Tables, o.Keys)
+	if err != nil {
 		return nil, err
 	}
-	watermark, interval := c.Watermark, c.Interval
-	if watermark == "" {
-		watermark = defaultWatermark
-	}
+	interval := c.Interval
 	if interval == 0 {
 		interval = defaultInterval
+	}
+	s, err := open(ctx, d, c.place(), interval, o)
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return s, nil
+}
+
+// place names the datastore in messages.
+func (c *SQLiteConfig) place() string { return "the SQLite database " + c.Path }
+
+// dialect opens the database for a capture.
+func (c *SQLiteConfig) dialect(ctx context.Context, tables []string, keys map[string][]string) (*sqliteDialect, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
 	}
 	d, err := openSQLite(ctx, c.Path)
 	if err != nil {
 		return nil, err
 	}
-	d.watermark, d.patterns, d.keys = watermark, o.Tables, o.Keys
-	s, err := open(ctx, d, "the SQLite database "+c.Path, interval, o)
-	if err != nil {
-		return nil, errors.Join(err, d.close())
+	d.watermark, d.patterns, d.keys = c.Watermark, tables, keys
+	if d.watermark == "" {
+		d.watermark = defaultWatermark
 	}
-	return s, nil
+	return d, nil
 }
 
 // sqliteDialect reads one database file through one connection.
@@ -164,15 +176,23 @@ func (d *sqliteDialect) close() error {
 
 // view implements dialect.
 func (d *sqliteDialect) view(ctx context.Context) (view, error) {
-	tx, err := d.conn.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	v, err := d.begin(ctx)
 	if err != nil {
-		return nil, d.explain(fmt.Errorf("begin to read: %w", err))
+		return nil, err
 	}
-	v := &sqliteView{dialect: d, tx: tx}
 	if err := v.load(ctx); err != nil {
 		return nil, errors.Join(d.explain(err), v.close())
 	}
 	return v, nil
+}
+
+// begin begins to read, without having looked at anything.
+func (d *sqliteDialect) begin(ctx context.Context) (*sqliteView, error) {
+	tx, err := d.conn.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, d.explain(fmt.Errorf("begin to read: %w", err))
+	}
+	return &sqliteView{dialect: d, tx: tx}, nil
 }
 
 // sqliteView is a read transaction.

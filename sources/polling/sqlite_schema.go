@@ -243,7 +243,7 @@ func (v *sqliteView) verifyWatermark(ctx context.Context, t *table, primary []in
 		}
 	}
 	statements = append(statements, SQLiteStatements(t.name, d.watermark, key...)...)
-	return sources.Fatal("run in the database:\n"+strings.Join(statements, "\n"), "table %s: %s", t.name, missing)
+	return sources.Fatal(strings.Join(statements, "\n")+"\n-- in the database "+d.path, "table %s: %s", t.name, missing)
 }
 
 // missing says which part of what SQLiteStatements makes is not there, or "".

@@ -143,7 +143,7 @@ func TestRemedyMends(t *testing.T) {
 				if err := s.openError(); !errors.As(err, &fatal) {
 					t.Fatal(err)
 				}
-				statements, ok := strings.CutPrefix(fatal.Remedy, "run in the database:\n")
+				statements, ok := strings.CutSuffix(fatal.Remedy, "\n-- in the database "+s.path)
 				if !ok {
 					t.Fatal(fatal.Remedy)
 				}

@@ -33,6 +33,8 @@ type Capture struct {
 	CommitBytes    int
 	CommitInterval time.Duration
 	Logger         hclog.Logger
+	// Preflight, where it is not nil, is called at the beginning of each Run; an error ends it.
+	Preflight func(context.Context) error
 
 	source atomic.Pointer[sources.Source] // while it is open
 }
@@ -57,6 +59,11 @@ const stopCommit = 5 * time.Second
 // Run captures until ctx ends, which is no error, or something goes wrong. progress is called once the source is open, and
 // after each commit.
 func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
+	if c.Preflight != nil {
+		if err := c.Preflight(ctx); err != nil {
+			return stopped(ctx, err)
+		}
+	}
 	w, err := sink.Open(ctx, c.Writer)
 	if err != nil {
 		return stopped(ctx, fmt.Errorf("open log: %w", err))
