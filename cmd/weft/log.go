@@ -170,9 +170,12 @@ func writerOptions(c *configs.Config, cc configs.Capture, log *sink.Log) sink.Op
 
 // capture is the capture as the pipeline runs it.
 func capture(c *configs.Config, cc configs.Capture, log *sink.Log, logger hclog.Logger) *pipeline.Capture {
+	writer := writerOptions(c, cc, log)
+	logger = logger.Named(cc.Name)
 	return &pipeline.Capture{
-		Name: cc.Name, Source: cc.Source, Tables: cc.Tables, Keys: cc.Keys, ContinueAfterGap: cc.OnGap == configs.ContinueOnGap,
-		Writer: writerOptions(c, cc, log), BatchBytes: int(cc.Buffer.Batch), ReadAheadBytes: int(cc.Buffer.ReadAhead),
-		CommitBytes: int(c.Log.Commit.Bytes), CommitInterval: c.Log.Commit.Interval, Logger: logger.Named(cc.Name),
+		Preflight: preflight(c, cc, writer, logger.Warn),
+		Name:      cc.Name, Source: cc.Source, Tables: cc.Tables, Keys: cc.Keys, ContinueAfterGap: cc.OnGap == configs.ContinueOnGap,
+		Writer: writer, BatchBytes: int(cc.Buffer.Batch), ReadAheadBytes: int(cc.Buffer.ReadAhead),
+		CommitBytes: int(c.Log.Commit.Bytes), CommitInterval: c.Log.Commit.Interval, Logger: logger,
 	}
 }
