@@ -78,6 +78,8 @@ func Found(subject string, err error) Finding {
 	case errors.As(err, &gap):
 		f.Text, f.Remedy = gap.Reason, gap.Remedy
 	}
-	f.Text = strings.TrimPrefix(f.Text, subject+": ") // said once
+	for _, end := range []string{": ", " "} { // said once
+		f.Text = strings.TrimPrefix(f.Text, subject+end)
+	}
 	return f
 }

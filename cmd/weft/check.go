@@ -104,9 +104,14 @@ func check(ctx context.Context, c *configs.Config, captures []configs.Capture, l
 				options := writerOptions(c, cc, log.Log)
 				writer = &options
 				position, err := positionOf(ctx, cl, cc.Name)
-				if err != nil {
+				switch {
+				case errors.Is(err, context.DeadlineExceeded):
+					found = append(found, sources.Finding{Level: sources.Warning, Subject: "checkpoint", Remedy: "check again in a minute",
+						Text: "it could not be read in time, so that it is not compared with the database; a daemon that was killed holds " +
+							"the checkpoints back for as long"})
+				case err != nil:
 					found = append(found, sources.Found("checkpoint", err))
-				} else {
+				default:
 					o.Position, o.PositionUnknown = position, false
 				}
 			}

@@ -46,7 +46,7 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	text = s.check(nil)
-	has(t, text, "ok table bare: key (id)", "ok table pair: key (a, b)", "problem blocks table keyless: table keyless has no primary key")
+	has(t, text, "ok table bare: key (id)", "ok table pair: key (a, b)", "problem blocks table keyless: has no primary key")
 	s.opts.Keys = map[string][]string{"keyless": {"a"}}
 	if text := s.check(nil); strings.Contains(text, "problem") {
 		t.Errorf("still a problem:\n%s", text)

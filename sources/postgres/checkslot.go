@@ -28,7 +28,7 @@ func (k *checker) slot(ctx context.Context, repl *pgconn.PgConn) error {
 		return k.newSlot(ctx)
 	}
 	if s.dead() != "" { // and no checkpoint to say whether it matters
-		k.add(sources.Problem, subject, "", "slot %s cannot be read any more: %s", s.name, s.dead())
+		k.add(sources.Problem, subject, "", "%s cannot be read any more: %s", s.name, s.dead())
 		return nil
 	}
 	var retained, safe *int64
@@ -88,7 +88,7 @@ func (k *checker) newSlot(ctx context.Context) error {
 	if s := k.settings; s.slotsUsed >= s.slots {
 		k.add(sources.Problem, "slot", fmt.Sprintf("ALTER SYSTEM SET max_replication_slots = %d; -- and restart the server; or drop a slot that "+
 			"nobody needs: SELECT * FROM pg_replication_slots;", s.slots+10),
-			"slot %s cannot be made: all of max_replication_slots = %d are taken", k.config.Slot, s.slots)
+			"%s cannot be made: all of max_replication_slots = %d are taken", k.config.Slot, s.slots)
 		k.findings[len(k.findings)-1].Blocks = true
 		return nil
 	}
