@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -243,6 +244,23 @@ func TestCheckOthers(t *testing.T) {
 		f := db.check(c, db.checkOptions("public.t")).one(t, sources.Problem, "publication")
 		if f.Blocks || !strings.Contains(f.Text, "public.n") {
 			t.Errorf("%+v", f)
+		}
+	})
+}
+
+// TestCheckOrder: whoever runs a remedy from the middle of the list is told what must come first.
+func TestCheckOrder(t *testing.T) {
+	eachServer(t, func(t *testing.T, db *database) {
+		db.exec("CREATE TABLE t (a int)", "CREATE PUBLICATION theirs WITH (publish_via_partition_root)")
+		c := db.config()
+		c.Publication = "theirs"
+		fs := db.check(c, db.checkOptions("public.t"))
+		if f := fs.one(t, sources.Problem, "publication"); !strings.Contains(f.Remedy, "only once the tables above have a replica identity") {
+			t.Error(f.Remedy)
+		}
+		table := slices.IndexFunc(fs, func(f sources.Finding) bool { return f.Subject == "table public.t" })
+		if publication := slices.IndexFunc(fs, func(f sources.Finding) bool { return f.Subject == "publication" }); table > publication {
+			t.Errorf("the table comes after the publication:\n%s", fs)
 		}
 	})
 }

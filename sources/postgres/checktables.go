@@ -67,6 +67,10 @@ func (k *checker) tables(ctx context.Context) error {
 		if err := k.publication(ctx, set, pub, facts); err != nil {
 			return err
 		}
+		last := &k.findings[len(k.findings)-1]
+		if last.Level == sources.Problem && slices.ContainsFunc(holding, func(t *catalogTable) bool { return !t.identified() }) {
+			last.Remedy += "; only once the tables above have a replica identity, for the server refuses updates and deletes of one that has none"
+		}
 	}
 	k.others(all, holding, pub)
 	return nil
