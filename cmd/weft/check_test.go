@@ -10,6 +10,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"weft/configs"
+	"weft/sink"
+	"weft/sources/postgres"
 )
 
 var update = flag.Bool("update", false, "write testdata")
@@ -149,5 +153,47 @@ func TestPreflight(t *testing.T) {
 	<-d.done
 	if n := strings.Count(d.log.String(), "weft.again: database: journal mode delete"); n != 1 {
 		t.Errorf("the warning is there %d times:\n%s", n, d.log)
+	}
+}
+
+// TestPreflightOutage: brokers or a database that do not answer do not fail a capture, which is looked at again at the next
+// start.
+func TestPreflightOutage(t *testing.T) {
+	s := newShop(t, "")
+	c, err := configs.Load(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	warn := func(msg string, _ ...any) { said = append(said, msg) }
+	writer := sink.Options{
+		Log:    &sink.Log{Brokers: []string{"127.0.0.1:1"}, Profile: "kafka", CommitBytes: 1 << 20},
+		Topics: sink.Topics{Prefix: "shop", Partitions: 1, Create: true},
+	}
+	for range 2 {
+		began := time.Now()
+		if err := preflight(c, c.Captures[0], writer, warn)(t.Context()); err != nil {
+			t.Errorf("brokers that do not answer: %v", err)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	}
+	away := c.Captures[0]
+	away.Source = &postgres.Config{URL: "postgres://weft:secret@127.0.0.1:1/shop?connect_timeout=2"}
+	away.Tables = []string{"public.item"}
+	if err := preflight(c, away, writer, warn)(t.Context()); err != nil {
+		t.Errorf("a database that does not answer: %v", err)
+	}
+	if len(said) > 0 {
+		t.Errorf("what the capture will tell is told twice: %q", said)
+	}
+	// The look that sees something wrong is not the last.
+	look := preflight(c, c.Captures[0], writer, warn)
+	s.exec(t, "DROP TRIGGER weft_update_item")
+	for range 2 {
+		if err := look(t.Context()); err == nil || !strings.Contains(err.Error(), "no trigger on UPDATE") {
+			t.Errorf("a trigger that is missing: %v", err)
+		}
 	}
 }

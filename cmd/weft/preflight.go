@@ -25,7 +25,13 @@ func preflight(c *configs.Config, cc configs.Capture, writer sink.Options, warn 
 			return err
 		}
 		defer cl.Close()
-		found := checkCapture(ctx, c, cc, sources.CheckOptions{PositionUnknown: true}, cl, &writer)
+		log := &writer
+		within, cancel := context.WithTimeout(ctx, checkTime/2)
+		defer cancel()
+		if cl.Ping(within) != nil { // the capture will tell, and try again
+			log = nil
+		}
+		found := checkCapture(ctx, c, cc, sources.CheckOptions{PositionUnknown: true}, cl, log)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -39,7 +45,7 @@ func preflight(c *configs.Config, cc configs.Capture, writer sink.Options, warn 
 				warn(f.Subject+": "+f.Text, "remedy", f.Remedy)
 			}
 		}
-		done = len(blocking) == 0 && !slices.ContainsFunc(found, func(f sources.Finding) bool { return f.Level == sources.Problem })
+		done = log != nil && len(blocking) == 0 && !slices.ContainsFunc(found, func(f sources.Finding) bool { return f.Level == sources.Problem })
 		return errors.Join(blocking...)
 	}
 }
