@@ -235,6 +235,29 @@ func TestCheckFirstStart(t *testing.T) {
 	})
 }
 
+// TestCheckLeastPrivilege: a role with REPLICATION alone, and a publication that a superuser made as the check says, is enough
+// for the check and for the capture.
+func TestCheckLeastPrivilege(t *testing.T) {
+	eachServer(t, func(t *testing.T, db *database) {
+		db.exec("CREATE SCHEMA s", "CREATE TABLE s.t (a int PRIMARY KEY)", "CREATE TABLE s.p (a int PRIMARY KEY) PARTITION BY RANGE (a)",
+			"CREATE TABLE s.p1 PARTITION OF s.p DEFAULT")
+		c := db.config()
+		_, c.URL = db.role("REPLICATION")
+		o := db.checkOptions("s.t", "s.p")
+		db.exec(statements(db.check(c, o).one(t, sources.Problem, "publication").Remedy))
+		for _, f := range db.check(c, o) {
+			if f.Level != sources.OK && f.Subject != "retention" && !strings.HasPrefix(f.Subject, "slot weft_") {
+				t.Errorf("%s %s: %s", f.Level, f.Subject, f.Text)
+			}
+		}
+		s := db.open(c, db.options("s.t", "s.p"))
+		db.exec("INSERT INTO s.t VALUES (1)")
+		equal(t, s.take(1), "c s.t [a] -> a=1")
+		o.Position = s.position
+		db.check(c, o).without(t, sources.Problem, "slot")
+	})
+}
+
 // TestCheckOthers: a publication FOR ALL TABLES makes the updates of tables fail that are none of the capture's.
 func TestCheckOthers(t *testing.T) {
 	eachServer(t, func(t *testing.T, db *database) {

@@ -186,6 +186,11 @@ func (db *database) reopen(c Config, o sources.OpenOptions) *testStream {
 	db.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
+	for _, f := range c.Check(ctx, sources.CheckOptions{Capture: o.Capture, Tables: o.Tables, Keys: o.Keys, PositionUnknown: true}) {
+		if f.Blocks { // weft run would refuse what works
+			db.t.Errorf("before an Open that works, the check finds a problem that blocks: %s: %s", f.Subject, f.Text)
+		}
+	}
 	src, err := c.Open(ctx, o)
 	if err != nil {
 		db.t.Fatalf("open: %v", err)

@@ -176,14 +176,15 @@ func findTables(all []*catalogTable, patterns []string, keys map[string][]string
 			}
 			if why := t.uncapturable(); why != "" {
 				// A glob means the tables that can have changes in the log; one that should and does not is refused all the same.
-				if p.literal() || t.persistence == 'u' {
-					found = true
-					refuse(t.subject(), t.errUncapturable(why))
+				if !p.literal() && t.persistence != 'u' {
+					continue
 				}
-				continue
+				refuse(t.subject(), t.errUncapturable(why))
 			}
 			found = true
-			chosen[t.oid] = t
+			if t.uncapturable() == "" || t.persistence == 'u' { // which can be mended
+				chosen[t.oid] = t
+			}
 		}
 		if !found {
 			refuse("tables", sources.Fatal("correct the capture's tables, or create the table (patterns are matched as written: names "+
