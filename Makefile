@@ -3,14 +3,14 @@
 export WEFT_CACHE ?= $(CURDIR)/.cache
 TOOLS    := $(WEFT_CACHE)/bin
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-KILLS    ?= 10
+KILLS    ?= 25
 # A number of runs: with a time, go test sometimes fails at its end (https://go.dev/issue/75804).
 FUZZTIME ?= 20000x
 # The race detector needs a C compiler; without one the tests run without it.
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint fuzz go-test bench bench-short profile kill-test install clean FORCE
+.PHONY: help build test check lint fuzz go-test bench bench-short profile chaos install clean FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,9 +58,9 @@ profile: $(TOOLS)/services $(TOOLS)/bench ## CPU and allocation profiles of a dr
 	go tool pprof -top -nodecount 40 $(WEFT_CACHE)/profile/cpu.pprof
 	go tool pprof -top -nodecount 20 -sample_index=alloc_space $(WEFT_CACHE)/profile/heap.pprof
 
-kill-test: $(TOOLS)/services ## kill the daemon KILLS times under load, on each kind of log and source
+chaos: $(TOOLS)/services ## kill the daemon KILLS times under load, once at each failpoint, and find every built-in fault
 	integration/install-tools.sh
-	KILLS=$(KILLS) $(TOOLS)/services run -- go -C integration test -count=1 -timeout 24h -run '^TestKill' -v .
+	KILLS=$(KILLS) $(TOOLS)/services run -- go -C integration test -count=1 -timeout 24h -run '^(TestKill|TestFailpoints|TestFaults)$$' -v .
 
 clean: ## remove what was built and downloaded
 	rm -rf bin $(WEFT_CACHE)

@@ -99,7 +99,14 @@ func startDaemon(t testing.TB, config string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startBinary(t, bin, config)
+}
+
+// startBinary is startDaemon for another build, with more environment.
+func startBinary(t testing.TB, bin, config string, env ...string) *daemon {
+	t.Helper()
 	d := &daemon{t: t, cmd: exec.Command(bin, "run", "-c", config), log: config + ".log", done: make(chan struct{})}
+	d.cmd.Env = append(os.Environ(), env...)
 	out, err := os.OpenFile(d.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		t.Fatal(err)

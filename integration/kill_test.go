@@ -28,11 +28,11 @@ type origin interface {
 
 const partitions = 3
 
-// TestKill kills the daemon KILLS times (10 without it) under load, at random moments between 0.1 and 3 seconds after
+// TestKill kills the daemon KILLS times (25 without it) under load, at random moments between 0.1 and 3 seconds after
 // each start, and stops it once as an operator does. After that every topic must hold every committed change once, in
 // order, and fold to its table. SEED repeats a run's load and moments.
 func TestKill(t *testing.T) {
-	kills, seed := 10, uint64(time.Now().UnixNano())
+	kills, seed := 25, uint64(time.Now().UnixNano())
 	for name, into := range map[string]func(string) error{
 		"KILLS": func(s string) (err error) { kills, err = strconv.Atoi(s); return err },
 		"SEED":  func(s string) (err error) { seed, err = strconv.ParseUint(s, 10, 64); return err },
@@ -110,6 +110,13 @@ func (k *killRun) run(kills int, seed uint64) {
 }
 
 func (k *killRun) judge() {
+	for _, problem := range k.problems() {
+		k.Error(problem)
+	}
+}
+
+// problems lists what is wrong with the topics, at most ten of a table.
+func (k *killRun) problems() (all []string) {
 	tables, err := k.origin.tables(k.Context(), partitions)
 	if err != nil {
 		k.Fatal(err)
@@ -131,15 +138,14 @@ func (k *killRun) judge() {
 			changes += n
 		}
 		k.Logf("%s: %d records; the table has %d rows after %d changes", name, len(topics[topic]), len(tables[name].rows), changes)
-		for _, problem := range problems[:min(10, len(problems))] {
-			k.Error(problem)
-		}
+		all = append(all, problems[:min(10, len(problems))]...)
 		if more := len(problems) - 10; more > 0 {
-			k.Errorf("%s: and %d more problems", name, more)
+			all = append(all, fmt.Sprintf("%s: and %d more problems", name, more))
 		}
 		delete(topics, topic)
 	}
 	for topic := range topics {
-		k.Errorf("%s: a topic of no table", topic)
+		all = append(all, topic+": a topic of no table")
 	}
+	return all
 }
