@@ -202,8 +202,8 @@ func (k *checker) orphans(ctx context.Context) error {
 			return nil
 		}
 		k.add(sources.Warning, "slot "+name, fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); -- once it is sure that nobody needs it", name),
-			"it is not in use and holds %s of WAL in database %s, and none of the captures here is known to have made it: it may be "+
-				"left from one that was removed", size(retained), database)
+			"nobody reads from it, it holds %s of WAL in database %s, and none of the captures here is known to have made it: it is "+
+				"left from one that was removed, or is another configuration's", size(retained), database)
 		return nil
 	})
 	if err != nil {
