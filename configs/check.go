@@ -28,6 +28,11 @@ func (d *decoder) check(c *Config) {
 	if d.set("log") {
 		d.checkLog(&c.Log)
 	}
+	if p := "admin.listen"; d.set(p) && d.good(p) {
+		if _, _, err := hostPort(c.Admin.Listen); err != nil {
+			d.wrong(p, "%q is not HOST:PORT; write 127.0.0.1:9464, or :9464 for every address", c.Admin.Listen)
+		}
+	}
 	d.checkTopics("topics", &c.Topics)
 	if p := "topics.replication"; d.good(p) && d.set("log.embedded") && c.Topics.Replication > 1 {
 		d.wrong(p, "the embedded log keeps one copy; remove the line, or use brokers")

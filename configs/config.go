@@ -16,6 +16,7 @@ type Config struct {
 	Log      Log       `yaml:"log" json:"log" jsonschema:"The Kafka-compatible log that records and checkpoints are written to: embedded or brokers."`
 	Topics   Topics    `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"The topics that tables are written to."`
 	Logging  Logging   `yaml:"logging,omitempty" json:"logging,omitempty" jsonschema:"The daemon's own messages, on standard error."`
+	Admin    Admin     `yaml:"admin,omitempty" json:"admin,omitempty" jsonschema:"Where the daemon tells of itself: /metrics, /healthz and /readyz."`
 	Captures []Capture `yaml:"captures" json:"captures" jsonschema:"What is captured: one entry a database."`
 }
 
@@ -98,6 +99,12 @@ type Settings map[string]string
 type Logging struct {
 	Level  Level  `yaml:"level,omitempty" json:"level,omitempty" jsonschema:"Least severe messages to write: trace, debug, info (default), warn or error."`
 	Format Format `yaml:"format,omitempty" json:"format,omitempty" jsonschema:"text (default) or json, one object a line."`
+}
+
+// Admin says where the daemon answers HTTP.
+type Admin struct {
+	Enabled bool   `yaml:"enabled,omitempty" json:"enabled,omitempty" jsonschema:"false turns it off. Default true."`
+	Listen  string `yaml:"listen,omitempty" json:"listen,omitempty" jsonschema:"HOST:PORT. Default 127.0.0.1:9464; a host of its own address or none to be reached from elsewhere, without a password."`
 }
 
 // Capture is one database's tables.

@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// DefaultAdminListen is where the daemon answers HTTP unless it is told otherwise.
+const DefaultAdminListen = "127.0.0.1:9464"
+
 // defaults is the config of an empty file; everything that has a default has it here.
 func defaults() *Config {
 	return &Config{
@@ -20,6 +23,7 @@ func defaults() *Config {
 			TopicOptions: TopicOptions{Partitions: 6, Dialect: JSONDialect, Cleanup: Delete},
 		},
 		Logging: Logging{Level: "info", Format: TextFormat},
+		Admin:   Admin{Enabled: true, Listen: DefaultAdminListen},
 	}
 }
 

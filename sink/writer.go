@@ -173,6 +173,11 @@ func (w *Writer) Above() []byte { return w.delivery.above() }
 // Pending tells how many bytes are written and not committed, and since when; zero for none.
 func (w *Writer) Pending() (bytes int, since time.Time) { return w.bytes, w.since }
 
+// Buffered tells how many bytes are on their way to the brokers, of how many at most. Any goroutine may call it.
+func (w *Writer) Buffered() (bytes, limit int64) {
+	return w.cl.BufferedProduceBytes(), int64(w.o.Log.bufferBytes(w.profile))
+}
+
 // Ready is the time before which a commit would only wait in the log, so that more may be gathered until then. It may be
 // past.
 func (w *Writer) Ready() time.Time { return w.delivery.ready() }

@@ -64,13 +64,24 @@ type Lagger interface {
 	Lag() Lag
 }
 
-// Lag is a distance to the datastore's newest change.
+// Lag is a distance to the datastore's newest change, and what it costs the datastore. A field is -1 where the datastore has
+// no such measure, or it is not known at the moment.
 type Lag struct {
-	// Bytes of the datastore's log not yet returned by Next; -1 where it has no such measure.
+	// Bytes of the datastore's log not yet returned by Next.
 	Bytes int64
 	// CommitTime of the newest change returned, in microseconds since 1970; 0 before the first.
 	CommitTime int64
+	// RetainedBytes of its log are kept by the datastore for the capture, and SafeBytes more can be written before it
+	// drops what the capture still needs.
+	RetainedBytes, SafeBytes int64
+	// GrowthRate is how fast the datastore's log grows, in bytes a second.
+	GrowthRate float64
+	// ReadAheadBytes are read and not yet returned, of at most ReadAheadLimit.
+	ReadAheadBytes, ReadAheadLimit int64
 }
+
+// UnknownLag is that of a source that is not open.
+var UnknownLag = Lag{Bytes: -1, RetainedBytes: -1, SafeBytes: -1, GrowthRate: -1, ReadAheadBytes: -1, ReadAheadLimit: -1}
 
 // Batch is a run of changes in source order.
 type Batch struct {

@@ -22,6 +22,7 @@ const demoConfig = `log:
   embedded: {dir: %q, listen: "127.0.0.1:0"}
 topics: {prefix: shop, partitions: 3}
 logging: {level: warn}
+admin: {enabled: false}
 captures:
   - name: shop
     source: {type: sqlite, path: %q, interval: 50ms}

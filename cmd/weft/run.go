@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
+	"weft/cmd/weft/internal/admin"
 	"weft/cmd/weft/internal/pipeline"
 	"weft/cmd/weft/internal/status"
 	"weft/configs"
@@ -93,6 +97,11 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 			publisher.Changed()
 		}
 	}
+	stopAdmin, err := startAdmin(c.Admin, b.figures, logger)
+	if err != nil {
+		return err
+	}
+	defer stopAdmin()
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
 	published := make(chan struct{})
 	go func() {
@@ -104,6 +113,28 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		<-published
 	}()
 	return sup.Run(ctx)
+}
+
+// startAdmin begins to answer HTTP where it is enabled. That another daemon on this machine has the default port stops
+// nothing; that an address which somebody chose is not to be had does.
+func startAdmin(c configs.Admin, captures func() []admin.Capture, logger hclog.Logger) (stop func(), err error) {
+	if !c.Enabled {
+		return func() {}, nil
+	}
+	server, err := admin.Listen(c.Listen, buildVersion(), captures)
+	if errors.Is(err, syscall.EADDRINUSE) && c.Listen == configs.DefaultAdminListen {
+		logger.Warn("no metrics and no readiness from this daemon", "error", err)
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	logger.Info("metrics and readiness", "address", server.Addr())
+	return func() {
+		if err := server.Close(); err != nil {
+			logger.Warn("metrics and readiness ended with an error", "error", err)
+		}
+	}, nil
 }
 
 // board holds what the captures last said of themselves.
@@ -122,6 +153,17 @@ func (b *board) set(s pipeline.Status) bool {
 	was, ok := b.statuses[s.Capture]
 	b.statuses[s.Capture] = s
 	return !ok || was.State != s.State
+}
+
+// figures are of every capture that has begun.
+func (b *board) figures() []admin.Capture {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []admin.Capture
+	for _, name := range slices.Sorted(maps.Keys(b.statuses)) {
+		all = append(all, admin.Capture{Status: b.statuses[name], Figures: b.captures[name].Figures()})
+	}
+	return all
 }
 
 func (b *board) reports() []status.Report {

@@ -51,16 +51,26 @@ func (c *catalog) close() error {
 	return closeConn(c.conn)
 }
 
-// walEnd is where the server's log ends.
-func (c *catalog) walEnd(ctx context.Context) (lsn, error) {
+// walMeasure is what the server says of its log and of the slot. A field is -1 where the slot or the server has none.
+type walMeasure struct {
+	end            lsn
+	retained, safe int64
+}
+
+// measureWAL reads where the server's log ends, what the slot keeps of it, and how much more it may keep.
+func (c *catalog) measureWAL(ctx context.Context, slot string) (m walMeasure, err error) {
 	var text string
-	err := c.do(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT pg_current_wal_flush_lsn()::text").Scan(&text)
+	err = c.do(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `
+			SELECT wal.at::text, coalesce(pg_wal_lsn_diff(wal.at, s.restart_lsn), -1)::bigint, coalesce(s.safe_wal_size, -1)
+			FROM (SELECT pg_current_wal_flush_lsn() AS at) wal LEFT JOIN pg_replication_slots s ON s.slot_name = $1`, slot).
+			Scan(&text, &m.retained, &m.safe)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("read the end of the log: %w", err)
+		return m, fmt.Errorf("measure the server's log: %w", err)
 	}
-	return parseLSN(text)
+	m.end, err = parseLSN(text)
+	return m, err
 }
 
 // table reads a table as it is today; nil where it is gone.

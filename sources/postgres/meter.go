@@ -18,11 +18,43 @@ const (
 
 // Lag measures against the end of the server's log, which is read every few seconds.
 func (s *source) Lag() sources.Lag {
-	lag := sources.Lag{Bytes: -1, CommitTime: s.commitTime.Load()}
-	if end, returned := s.walEnd.Load(), s.returned.Load(); end != 0 && returned != 0 {
-		lag.Bytes = max(0, int64(end)-int64(returned))
+	lag := sources.UnknownLag
+	lag.CommitTime = s.commitTime.Load()
+	lag.ReadAheadBytes, lag.ReadAheadLimit = s.queue.held()
+	m := s.wal.Load()
+	if m == nil {
+		return lag
+	}
+	lag.RetainedBytes, lag.SafeBytes, lag.GrowthRate = m.retained, m.safe, m.rate
+	if returned := s.returned.Load(); returned != 0 {
+		lag.Bytes = max(0, int64(m.end)-int64(returned))
 	}
 	return lag
+}
+
+// walGrowth is a measure, when it was taken, and what it says beside the one before it.
+type walGrowth struct {
+	walMeasure
+	at   time.Time
+	rate float64 // bytes a second, smoothed; -1 before the second measure
+}
+
+// after sets the measure's rate by the one before it, which counts for as much as some thirty seconds.
+func (g *walGrowth) after(before *walGrowth) {
+	g.rate = -1
+	if before == nil {
+		return
+	}
+	seconds := g.at.Sub(before.at).Seconds()
+	if seconds <= 0 {
+		g.rate = before.rate
+		return
+	}
+	g.rate = max(0, float64(int64(g.end)-int64(before.end))/seconds)
+	if before.rate >= 0 {
+		weight := min(1, seconds/30)
+		g.rate = weight*g.rate + (1-weight)*before.rate
+	}
 }
 
 // startMeter starts the goroutine that Close ends.
@@ -55,11 +87,14 @@ func (s *source) meter(ctx context.Context) {
 func (s *source) measure(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, meterInterval)
 	defer cancel()
-	end, err := s.catalog.walEnd(ctx)
+	m, err := s.catalog.measureWAL(ctx, s.config.Slot)
 	if err != nil {
-		end = 0
+		s.wal.Store(nil)
+		return
 	}
-	s.walEnd.Store(uint64(end))
+	g := &walGrowth{walMeasure: m, at: time.Now()}
+	g.after(s.wal.Load())
+	s.wal.Store(g)
 }
 
 // warnOfTables warns once of each table that matches the capture's patterns and is not in the publication, which only

@@ -183,6 +183,13 @@ func (q *queue) idleAt() (end lsn, pressed bool) {
 	return q.idle, q.pressed
 }
 
+// held returns how much is not yet taken, and the bound of that.
+func (q *queue) held() (bytes, bound int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int64(q.unread), int64(q.bound)
+}
+
 // close says that no frames will follow, and why.
 func (q *queue) close(err error) {
 	q.mu.Lock()

@@ -59,7 +59,7 @@ type source struct {
 	urgentAt   time.Time
 	commitTime atomic.Int64
 
-	walEnd         atomic.Uint64 // 0: unknown
+	wal            atomic.Pointer[walGrowth] // nil: unknown
 	tablesInterval time.Duration
 	stopMeter      context.CancelFunc
 	meterDone      chan struct{}

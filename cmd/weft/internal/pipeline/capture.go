@@ -36,7 +36,9 @@ type Capture struct {
 	// Preflight, where it is not nil, is called at the beginning of each Run; an error ends it.
 	Preflight func(context.Context) error
 
-	source atomic.Pointer[sources.Source] // while it is open
+	source  atomic.Pointer[sources.Source] // while it is open
+	writer  atomic.Pointer[sink.Writer]    // likewise
+	figures figures
 }
 
 // Lag is how far the capture is behind, as its source knows. Any goroutine may call it.
@@ -46,7 +48,7 @@ func (c *Capture) Lag() sources.Lag {
 			return l.Lag()
 		}
 	}
-	return sources.Lag{Bytes: -1}
+	return sources.UnknownLag
 }
 
 // openPartial is how long a source transaction that is slow to arrive may hold a commit back. The log's own limit is a
@@ -59,6 +61,7 @@ const stopCommit = 5 * time.Second
 // Run captures until ctx ends, which is no error, or something goes wrong. progress is called once the source is open, and
 // after each commit.
 func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
+	c.figures.starts.Add(1)
 	if c.Preflight != nil {
 		if err := c.Preflight(ctx); err != nil {
 			return stopped(ctx, err)
@@ -69,6 +72,8 @@ func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 		return stopped(ctx, fmt.Errorf("open log: %w", err))
 	}
 	defer w.Close()
+	c.writer.Store(w)
+	defer c.writer.Store(nil)
 	if gap := w.Gap(); gap != nil {
 		if err := c.overGap(ctx, w, gap); err != nil {
 			return err
@@ -103,6 +108,7 @@ func (c *Capture) runSource(ctx context.Context, w *sink.Writer, progress func(P
 	}
 	c.source.Store(&src)
 	defer c.source.Store(nil)
+	c.figures.opened()
 	progress(progressOf(w))
 	return errors.Join(c.loop(ctx, src, w, progress), src.Close())
 }
@@ -125,11 +131,16 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 	partial := false // the last batch ended inside a source transaction
 	all := false     // the last batch was all that the source had
 	whole := 0       // bytes pending at the last end of one
+	newest := int64(0)
+	var read time.Time // when the last batch came, and its newest change's commit time
 	commit := func(ctx context.Context, all bool) error {
 		defer c.whenSlow()()
+		before := w.Checkpoint().Changes
+		succeeded := c.figures.began(w)
 		if err := w.Commit(ctx, position, all); err != nil {
 			return fmt.Errorf("commit: %w", err)
 		}
+		succeeded(w.Checkpoint().Changes-before, read, newest, all)
 		whole = 0
 		if err := src.Durable(position); err != nil {
 			return fmt.Errorf("release source: %w", err)
@@ -164,6 +175,11 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		// A snapshot's chunk goes here, between two batches of the stream.
 		if err := c.write(ctx, w, batch.Changes); err != nil {
 			return stopped(ctx, err)
+		}
+		read = time.Now()
+		if n := len(batch.Changes); n > 0 {
+			newest = batch.Changes[n-1].CommitTime
+			c.figures.idle.Store(false)
 		}
 		position, partial, all = append(position[:0], batch.Position...), batch.Partial, !batch.More && !batch.Partial
 		if c.due(batch, w, whole) {
