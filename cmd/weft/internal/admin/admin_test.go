@@ -15,7 +15,6 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"weft/cmd/weft/internal/pipeline"
 	"weft/sources"
@@ -139,7 +138,7 @@ weft_slot_seconds_until_invalidation{capture="busy"} 200
 	}
 	problems, err := testutil.CollectAndLint(c)
 	if err != nil || len(problems) > 0 {
-		t.Errorf("promlint: %v %v", []promlint.Problem(problems), err)
+		t.Errorf("promlint: %v %v", problems, err)
 	}
 }
 
