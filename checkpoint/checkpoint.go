@@ -37,6 +37,8 @@ type Checkpoint struct {
 	Offsets map[string][]int64 `json:"offsets,omitempty"`
 	// Gap is the last one that the capture went over, if any.
 	Gap *Gap `json:"gap,omitempty"`
+	// Snapshot is the one that is under way, or the last one; nil before the first.
+	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	// Changes counts those delivered since the capture's first start.
 	Changes int64 `json:"changes"`
 	// WrittenAt is the writer's clock, for people.
