@@ -22,7 +22,7 @@ import (
 type plan struct {
 	rows, changes, rounds int
 	perSecond             int
-	latency               time.Duration
+	latency, warmUp       time.Duration
 	profile               string // directory for profiles of the daemon; empty for none
 }
 
@@ -33,10 +33,11 @@ func main() {
 	flag.IntVar(&p.changes, "changes", 500_000, "changes of the backlog, in transactions of 100")
 	flag.IntVar(&p.rounds, "rounds", 3, "how often each of the two drains it")
 	flag.DurationVar(&p.latency, "latency", 20*time.Second, "how long to measure the latency")
+	flag.DurationVar(&p.warmUp, "warm-up", 15*time.Second, "how long the same load runs before that")
 	flag.StringVar(&p.profile, "profile", "", "write CPU and heap profiles of the daemon's last drain to `DIR`")
 	flag.Parse()
 	if *short {
-		p.rows, p.changes, p.rounds, p.latency = 100_000, 100_000, 2, 5*time.Second
+		p.rows, p.changes, p.rounds, p.latency, p.warmUp = 100_000, 100_000, 2, 5*time.Second, 5*time.Second
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := run(ctx, p)
@@ -83,8 +84,8 @@ func run(ctx context.Context, p plan) error {
 		if err != nil {
 			return fmt.Errorf("latency: %w", err)
 		}
-		fmt.Printf("latency from the INSERT being due to the consumer, %d rows/s for %s: p50 %s  p95 %s  p99 %s  max %s  (%d rows)\n",
-			p.perSecond, p.latency, l.at(0.50), l.at(0.95), l.at(0.99), l.at(1), len(l))
+		fmt.Printf("latency from the INSERT being due to the consumer, %d rows/s for %s after %s: p50 %s  p95 %s  p99 %s  max %s  (%d rows)\n",
+			p.perSecond, p.latency, p.warmUp, l.at(0.50), l.at(0.95), l.at(0.99), l.at(1), len(l))
 	}
 	fmt.Printf("median: bare %.0f changes/s, weft %.0f changes/s, %.1f CPU us/change, RSS at most %d MiB\n",
 		median(bare), median(weft), median(cpu), peak>>20)
