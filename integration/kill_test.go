@@ -92,6 +92,11 @@ func (k *killRun) run(kills int, seed uint64) {
 			k.Fatalf("before kill %d: %v", i, err)
 		default:
 		}
+		if o, ok := k.origin.(interface{ confirmed(testing.TB) string }); ok { // first this, since both only grow
+			for _, problem := range ahead(k, o.confirmed(k), weft(k, "checkpoint", "get", "-c", k.config, k.name)) {
+				k.Errorf("before kill %d: %s", i, problem)
+			}
+		}
 		d.kill()
 		d = startDaemon(k, k.config)
 	}
