@@ -10,7 +10,7 @@ FUZZTIME ?= 20000x
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint fuzz go-test bench bench-short profile chaos install clean FORCE
+.PHONY: help build test check lint fuzz go-test bench bench-short profile chaos large install clean FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,6 +61,10 @@ profile: $(TOOLS)/services $(TOOLS)/bench ## CPU and allocation profiles of a dr
 chaos: $(TOOLS)/services ## kill the daemon KILLS times under load, once at each failpoint, and find every built-in fault
 	integration/install-tools.sh
 	KILLS=$(KILLS) $(TOOLS)/services run -- go -C integration test -count=1 -timeout 24h -run '^(TestKill|TestFailpoints|TestFaults)$$' -v .
+
+large: $(TOOLS)/services ## pass a transaction of two million rows, killed in its middle, in bounded memory
+	integration/install-tools.sh
+	LARGE_ROWS=2000000 $(TOOLS)/services run -- go -C integration test -count=1 -timeout 1h -run '^TestLargeTransaction$$' -v .
 
 clean: ## remove what was built and downloaded
 	rm -rf bin $(WEFT_CACHE)
