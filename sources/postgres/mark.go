@@ -23,13 +23,17 @@ const emitMark = "SELECT pg_logical_emit_message(true, '" + markPrefix + "', $1)
 func writeMark(ctx context.Context, conn *pgx.Conn, slot string) (lsn, error) {
 	var at string
 	err := conn.QueryRow(ctx, emitMark, slot).Scan(&at)
-	if codeOf(err) == codeNoRight {
-		return 0, sources.Fatal(grantMark(conn.Config().User), "role %q may not mark a place in the log: %w", conn.Config().User, err)
-	}
 	if err != nil {
-		return 0, fmt.Errorf("mark the log: %w", err)
+		return 0, markError(err, conn.Config().User)
 	}
 	return parseLSN(at)
+}
+
+func markError(err error, user string) error {
+	if codeOf(err) == codeNoRight {
+		return sources.Fatal(grantMark(user), "role %q may not mark a place in the log: %w", user, err)
+	}
+	return fmt.Errorf("mark the log: %w", err)
 }
 
 func grantMark(user string) string {
