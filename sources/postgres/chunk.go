@@ -69,7 +69,13 @@ func (r *rowReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sou
 
 // begin starts a transaction whose snapshot sees all that the table's reads must see.
 func (r *rowReader) begin(ctx context.Context, conn *pgx.Conn, t *rowTable, settings string) (visibility.Snapshot, error) {
-	wait, said := minSeenWait, sayWait{}
+	wait, begun, said := minSeenWait, time.Now(), false
+	say := func(why string, oldest uint64) {
+		if !said && time.Since(begun) > r.patience {
+			said = true
+			r.log.Info("reading table "+t.table.String()+" waits for transactions "+why, "oldest_running", oldest)
+		}
+	}
 	for {
 		results, err := conn.PgConn().Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;"+settings+
 			"SELECT pg_current_snapshot()::text, pg_is_in_recovery()::text, "+fmt.Sprintf(signatureOf, t.oid)).ReadAll()
@@ -89,10 +95,9 @@ func (r *rowReader) begin(ctx context.Context, conn *pgx.Conn, t *rowTable, sett
 		}
 		switch unseen := r.position.Unseen; {
 		case !r.settled.Load() && unseen != nil && !unseen.Settled(&s):
-			said.say(r.log, t, "for transactions that were captured and are not visible yet; a synchronous standby may be stalled",
-				"oldest_running", s.Xmin)
+			say("that were captured and are not visible yet; a synchronous standby may be stalled", s.Xmin)
 		case s.Xmin < t.joined:
-			said.say(r.log, t, "for transactions that may have written to it before it was published", "oldest_running", s.Xmin)
+			say("that may have written to it before it was published", s.Xmin)
 		default:
 			r.settled.Store(true)
 			return s, nil

@@ -276,7 +276,7 @@ func TestChunkKeys(t *testing.T) {
 				}
 				if !tt.money {
 					equal(t, got, db.inSession("SELECT concat_ws('|', "+strings.Join(columns, ", ")+") FROM "+
-					strings.Replace(from, "k", "public.k", 1)+" k ORDER BY "+tt.order)...)
+						strings.Replace(from, "k", "public.k", 1)+" k ORDER BY "+tt.order)...)
 				}
 				want := rowLines(whole)
 				for _, size := range []int{1, 2, 7} {

@@ -35,7 +35,7 @@ func (c Config) OpenReader(ctx context.Context, o sources.OpenOptions) (sources.
 			return nil, err
 		}
 	}
-	r := &rowReader{config: c, patterns: o.Tables, keys: o.Keys, log: o.Logger, position: p, tables: map[string]*rowTable{},
+	r := &rowReader{config: c, patterns: o.Tables, keys: o.Keys, log: o.Logger, position: p, patience: patience, tables: map[string]*rowTable{},
 		held: map[string]*heldRead{}}
 	conn, err := r.connect(ctx)
 	if err != nil {
@@ -80,6 +80,7 @@ type rowReader struct {
 	log      hclog.Logger
 	position position // that the capture's stream was at
 	catalog  *catalog
+	patience time.Duration // how long a read waits before that is said
 
 	describing sync.Mutex // held while a table is described
 	relations  relations
@@ -214,24 +215,7 @@ func (r *rowReader) Close() error {
 	return errors.Join(err, r.catalog.close())
 }
 
-// sayWait tells once why a read has waited for long.
-type sayWait struct {
-	since time.Time
-	said  bool
-}
-
-// waitSaid is how long a read waits before that is said.
-const waitSaid = 5 * time.Second
-
-func (w *sayWait) say(log hclog.Logger, t *rowTable, why string, args ...any) {
-	if w.since.IsZero() {
-		w.since = time.Now()
-	}
-	if !w.said && time.Since(w.since) > waitSaid {
-		w.said = true
-		log.Info("reading table "+t.table.String()+" waits "+why, args...)
-	}
-}
+const patience = 5 * time.Second
 
 // readError tells what only a person can mend from what may pass.
 func (r *rowReader) readError(t *rowTable, where string, err error) error {
