@@ -14,12 +14,12 @@ import (
 func (k *checker) snapshot(ctx context.Context, tables []*catalogTable) error {
 	var may bool
 	err := k.conn.QueryRow(ctx, `SELECT coalesce(bool_and(has_function_privilege(oid, 'EXECUTE')), false) FROM pg_proc
-		WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace`).Scan(&may)
+		WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace AND proargtypes[2] = 'text'::regtype`).Scan(&may)
 	if err != nil {
 		return fmt.Errorf("read the rights of the role: %w", err)
 	}
 	if !may {
-		k.refuse("role", sources.Fatal(grantMark(k.found.user), "a snapshot marks places in the server's log, and %s may not execute "+
+		k.refuse("role", sources.Fatal(grantMark(k.found.user, k.found.version), "a snapshot marks places in the server's log, and %s may not execute "+
 			"pg_logical_emit_message", k.found.user))
 	}
 	oids := make([]uint32, len(tables))

@@ -125,8 +125,9 @@ func (r *rowReader) beginNew(ctx context.Context, t *rowTable, settings string) 
 		if err == nil {
 			return conn, s, nil
 		}
+		lost := conn.IsClosed()
 		_ = closeConn(conn) // the first error is what matters
-		if ctx.Err() != nil || !reused || codeOf(err) != "" || errors.Is(err, errChanged) {
+		if !lost || !reused || ctx.Err() != nil {
 			return nil, s, err
 		}
 	}
@@ -177,7 +178,7 @@ func (r *rowReader) end(ctx context.Context, conn *pgx.Conn, abandoned bool) (ls
 	defer r.give(conn)
 	results, err := conn.PgConn().Exec(ctx, "COMMIT; SELECT pg_logical_emit_message(true, '"+markPrefix+"', '"+r.config.Slot+"')::text").ReadAll()
 	if err != nil {
-		return 0, markError(err, conn.Config().User)
+		return 0, markError(err, conn.Config().User, r.version)
 	}
 	return parseLSN(string(results[len(results)-1].Rows[0][0]))
 }
@@ -189,7 +190,7 @@ func (r *rowReader) mark(ctx context.Context) (lsn, error) {
 		if err != nil {
 			return 0, err
 		}
-		at, err := writeMark(ctx, conn, r.config.Slot)
+		at, err := writeMark(ctx, conn, r.config.Slot, r.version)
 		lost := err != nil && conn.IsClosed()
 		r.give(conn)
 		if !lost || !reused || ctx.Err() != nil {

@@ -20,22 +20,26 @@ const emitMark = "SELECT pg_logical_emit_message(true, '" + markPrefix + "', $1)
 
 // writeMark writes one and returns its place: all that was visible before is in the log before it. The connection's
 // synchronous_commit must be local, since the commit would otherwise wait for a standby.
-func writeMark(ctx context.Context, conn *pgx.Conn, slot string) (lsn, error) {
+func writeMark(ctx context.Context, conn *pgx.Conn, slot string, version int) (lsn, error) {
 	var at string
 	err := conn.QueryRow(ctx, emitMark, slot).Scan(&at)
 	if err != nil {
-		return 0, markError(err, conn.Config().User)
+		return 0, markError(err, conn.Config().User, version)
 	}
 	return parseLSN(at)
 }
 
-func markError(err error, user string) error {
+func markError(err error, user string, version int) error {
 	if codeOf(err) == codeNoRight {
-		return sources.Fatal(grantMark(user), "role %q may not mark a place in the log: %w", user, err)
+		return sources.Fatal(grantMark(user, version), "role %q may not mark a place in the log: %w", user, err)
 	}
 	return fmt.Errorf("mark the log: %w", err)
 }
 
-func grantMark(user string) string {
-	return fmt.Sprintf("GRANT EXECUTE ON FUNCTION pg_catalog.pg_logical_emit_message TO %s;", quoteIdent(user))
+func grantMark(user string, version int) string {
+	arguments := "boolean, text, text"
+	if version >= 170000 {
+		arguments += ", boolean"
+	}
+	return fmt.Sprintf("GRANT EXECUTE ON FUNCTION pg_catalog.pg_logical_emit_message(%s) TO %s;", arguments, quoteIdent(user))
 }

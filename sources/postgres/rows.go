@@ -67,6 +67,7 @@ func (r *rowReader) open(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
+	r.version = s.version
 	r.catalog = newCatalog(r.config, conn)
 	r.relations = relations{set: set, catalog: r.catalog, database: s.database}
 	return nil
@@ -79,6 +80,7 @@ type rowReader struct {
 	keys     map[string][]string
 	log      hclog.Logger
 	position position // that the capture's stream was at
+	version  int      // of the server
 	catalog  *catalog
 	patience time.Duration // how long a read waits before that is said
 
