@@ -34,6 +34,9 @@ func (r *rowReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sou
 	t, err := r.described(ctx, q.Table)
 	// A table that changes all the time is not read at its changes' pace.
 	for range 5 {
+		if err != nil && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -53,13 +56,10 @@ func (r *rowReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sou
 		case strings.HasPrefix(codeOf(err), "42") && codeOf(err) != codeNoRight:
 			// What the statement names may have been dropped or renamed since.
 			again, describeErr := r.describe(ctx, q.Table, t)
-			if describeErr != nil {
-				return nil, describeErr
-			}
-			if again.signature == t.signature {
+			if describeErr == nil && again.signature == t.signature {
 				return nil, r.readError(t, q.Where, err)
 			}
-			t, err = again, nil
+			t, err = again, describeErr
 		default:
 			return nil, r.readError(t, q.Where, err)
 		}
