@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,11 +35,8 @@ func (r *rowReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sou
 	t, err := r.described(ctx, q.Table)
 	// A table that changes all the time is not read at its changes' pace.
 	for range 5 {
-		if err != nil && ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
 		if err != nil {
-			return nil, err
+			return nil, cmp.Or(endOf(ctx), err)
 		}
 		var c *sources.Chunk
 		if len(t.table.Key) == 0 {
@@ -49,7 +47,7 @@ func (r *rowReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sou
 		switch {
 		case err == nil:
 			return c, nil
-		case ctx.Err() != nil:
+		case endOf(ctx) != nil:
 			return nil, ctx.Err()
 		case errors.Is(err, errChanged):
 			t, err = r.describe(ctx, q.Table, t)
@@ -65,6 +63,14 @@ func (r *rowReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sou
 		}
 	}
 	return nil, fmt.Errorf("read table %s: it changes again and again", q.Table)
+}
+
+// endOf is ctx's error. The network gives up at the deadline, which may be a moment before ctx says so.
+func endOf(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+	}
+	return ctx.Err()
 }
 
 // begin starts a transaction whose snapshot sees all that the table's reads must see.
