@@ -243,7 +243,9 @@ func TestChunkKeys(t *testing.T) {
 	eachServer(t, func(t *testing.T, shared *database) {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
-				db := newDatabase(t, shared.admin)
+				db := *shared
+				db.t = t
+				db.exec("DROP SCHEMA IF EXISTS ext CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
 				db.exec(tt.setup...)
 				db.exec("INSERT INTO k " + tt.insert)
 				from := "ONLY k"

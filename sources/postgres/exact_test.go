@@ -20,46 +20,39 @@ import (
 type hot struct {
 	*database
 	rows int
-	stop context.CancelFunc
-	done sync.WaitGroup
-	errs chan error
+	errs chan error // of what runs beside
 }
 
 // newHot makes the table on a server of its own.
 func newHot(t *testing.T, rows int) *hot {
 	server := startServer(t, "synchronous_standby_names = 'absent'", "synchronous_commit = local")
-	h := &hot{database: newDatabase(t, server.url), rows: rows, errs: make(chan error, 100)}
+	h := &hot{database: newDatabase(t, server.url), rows: rows, errs: make(chan error, 10)}
 	h.exec("CREATE TABLE t (k int PRIMARY KEY, v int NOT NULL, pad text)",
 		fmt.Sprintf("INSERT INTO t SELECT n, 0, repeat('x', 100) FROM generate_series(1, %d) n", rows))
 	return h
 }
 
+// write starts writers, of which every other one waits, and stops them with the test. It releases those that wait until all
+// have stopped.
 func (h *hot) write(writers int) {
-	var ctx context.Context
-	ctx, h.stop = context.WithCancel(context.Background())
+	stopped, stop := context.WithCancel(context.Background())
+	released, release := context.WithCancel(context.Background())
+	var writing, releasing sync.WaitGroup
 	for n := range writers {
-		h.run(func() error { return h.writer(ctx, n, n%2 == 0) })
+		writing.Go(func() { h.errs <- h.writer(stopped, n, n%2 == 0) })
 	}
-	h.run(func() error { return h.release(ctx) })
-	h.t.Cleanup(h.end)
-}
-
-func (h *hot) run(fn func() error) {
-	h.done.Go(func() {
-		if err := fn(); err != nil {
-			h.errs <- err
+	releasing.Go(func() { h.errs <- h.release(released) })
+	h.t.Cleanup(func() {
+		stop()
+		writing.Wait()
+		release()
+		releasing.Wait()
+		for range writers + 1 {
+			if err := <-h.errs; err != nil {
+				h.t.Error(err)
+			}
 		}
 	})
-}
-
-func (h *hot) end() {
-	h.stop()
-	h.done.Wait()
-	close(h.errs)
-	for err := range h.errs {
-		h.t.Error(err)
-	}
-	h.errs = make(chan error, 1)
 }
 
 // writer updates rows that others update too.
@@ -91,19 +84,15 @@ func (h *hot) release(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = closeConn(conn) }()
-	for last := false; ; {
+	for ctx.Err() == nil {
 		_, err := conn.Exec(context.Background(), `SELECT pg_cancel_backend(pid) FROM pg_stat_activity
-			WHERE wait_event = 'SyncRep' AND (random() < 0.2 OR $1)`, last)
+			WHERE wait_event = 'SyncRep' AND random() < 0.2`)
 		if err != nil {
 			return err
 		}
 		time.Sleep(3 * time.Millisecond)
-		if ctx.Err() != nil {
-			if last = h.one("SELECT count(*)::text FROM pg_stat_activity WHERE backend_type = 'client backend'") != "2"; !last {
-				return nil
-			}
-		}
 	}
+	return nil
 }
 
 // pending is a chunk that the stream has yet to pass.

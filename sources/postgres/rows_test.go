@@ -378,7 +378,7 @@ func TestChunkJoined(t *testing.T) {
 		}
 		o := db.options("public.t1", "public.t2")
 		o.Position = s.position
-		s = db.reopen(db.config(), o)
+		db.reopen(db.config(), o)
 		if _, err := old.Exec(context.Background(), "INSERT INTO t2 VALUES (2)"); err != nil {
 			t.Fatal(err)
 		}
