@@ -457,3 +457,69 @@ func TestView(t *testing.T) {
 		t.Errorf("horizon %d", v.Horizon())
 	}
 }
+
+// TestChunkSession: the settings of a role do not change what is read, nor end a read that takes its time.
+func TestChunkSession(t *testing.T) {
+	eachServer(t, func(t *testing.T, db *database) {
+		db.exec("CREATE TABLE t (f float8, d timestamptz, b bytea, r regclass)", "ALTER TABLE t REPLICA IDENTITY FULL",
+			`INSERT INTO t SELECT 0.1::float8 + 0.2, '2026-02-28 12:00:00+00', '\x00ff', 't' FROM generate_series(1, 3)`)
+		name, address := db.role("SUPERUSER")
+		for _, s := range []string{"datestyle = 'German'", "extra_float_digits = 0", "timezone = 'Asia/Tokyo'", "bytea_output = 'escape'",
+			"search_path = public", "statement_timeout = '1ms'", "idle_in_transaction_session_timeout = '50ms'", "lock_timeout = '1ms'",
+			"default_transaction_read_only = on", "synchronous_commit = off"} {
+			db.exec("ALTER ROLE " + name + " SET " + s)
+		}
+		if db.one("SELECT (current_setting('server_version_num')::int >= 170000)::text") == "true" {
+			db.exec("ALTER ROLE " + name + " SET transaction_timeout = '50ms'")
+		}
+		c := db.config()
+		c.URL = address
+		r := db.reader(c, db.options("public.t"))
+		q := sources.ChunkRequest{Table: "public.t", Rows: 2, Bytes: 1 << 20}
+		const row = "r public.t -> f=0.30000000000000004 d=2026-02-28 12:00:00+00 b=\x00\xff r=public.t"
+		first := db.chunk(r, q)
+		equal(t, rowLines(first), row, row)
+		time.Sleep(200 * time.Millisecond)
+		q.After = first.Next
+		equal(t, db.rows(r, q), row)
+		if local := r.idle[0].PgConn().ExecParams(t.Context(), "SHOW synchronous_commit", nil, nil, nil, nil).Read(); string(local.Rows[0][0]) != "local" {
+			t.Errorf("synchronous_commit is %s", local.Rows[0][0])
+		}
+	})
+}
+
+// TestChunkNames: rows are read under the names, and with the columns, that changes have.
+func TestChunkNames(t *testing.T) {
+	eachServer(t, func(t *testing.T, db *database) {
+		db.exec("CREATE TABLE p (a int PRIMARY KEY) PARTITION BY RANGE (a)", "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+			"CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20)", "INSERT INTO p VALUES (1), (11), (12)")
+		c := db.config()
+		c.Partitions = PartitionsLeaves
+		r := db.reader(c, db.options("public.p"))
+		names, err := r.Tables(t.Context())
+		if err != nil || strings.Join(names, " ") != "public.p1 public.p2" {
+			t.Fatalf("tables %s, %v", names, err)
+		}
+		equal(t, db.rows(r, sources.ChunkRequest{Table: "public.p2", Rows: 1, Bytes: 1}), "r public.p2 [a] -> a=11", "r public.p2 [a] -> a=12")
+		db.exec("CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (20) TO (30)", "INSERT INTO p VALUES (21)", "DROP TABLE p1")
+		if names, err = r.Tables(t.Context()); err != nil || strings.Join(names, " ") != "public.p2 public.p3" {
+			t.Errorf("tables %s, %v", names, err)
+		}
+		equal(t, db.rows(r, sources.ChunkRequest{Table: "public.p3", Rows: 1, Bytes: 1}), "r public.p3 [a] -> a=21")
+
+		db.exec("CREATE TABLE g (a int PRIMARY KEY, b int GENERATED ALWAYS AS (a * 2) STORED, c int)", "INSERT INTO g VALUES (1)")
+		q := sources.ChunkRequest{Table: "public.g", Rows: 1, Bytes: 1}
+		equal(t, db.rows(db.reader(db.config(), db.options("public.g")), q), "r public.g [a] -> a=1 c=null")
+		if db.one("SELECT (current_setting('server_version_num')::int >= 180000)::text") == "true" {
+			db.exec("CREATE PUBLICATION theirs FOR TABLE g WITH (publish_generated_columns = stored, publish_via_partition_root)")
+			c = db.config()
+			c.Publication = "theirs"
+			s := db.open(c, db.options("public.g"))
+			db.exec("INSERT INTO g VALUES (2)")
+			equal(t, s.take(1), "c public.g [a] -> a=2 b=4 c=null")
+			q.Rows = 2
+			q.Bytes = 100
+			equal(t, db.rows(db.reader(c, db.options("public.g")), q), "r public.g [a] -> a=1 b=2 c=null", "r public.g [a] -> a=2 b=4 c=null")
+		}
+	})
+}
