@@ -358,13 +358,16 @@ func TestChunkPlan(t *testing.T) {
 			}
 			return b.String()
 		}
+		if _, err := conn.Exec(t.Context(), "SET random_page_cost = 1000"); err != nil {
+			t.Fatal(err)
+		}
 		b := newRowBuffer(d, sources.ChunkRequest{Rows: 15000, Bytes: 1 << 20})
 		key := func(b, a string) [][]byte { return [][]byte{[]byte(b), []byte(a)} }
 		p := plan(b.statement(key("3", "100"), key("8", "5"), nil, 15000))
 		if !strings.Contains(p, "Index Cond: ((ROW(b, a) > ROW('3'::text, 100)) AND (ROW(b, a) <= ROW('8'::text, 5)))") || strings.Contains(p, "Sort") {
 			t.Errorf("a chunk's plan is\n%s", p)
 		}
-		if _, err := conn.Exec(t.Context(), "SET enable_sort = on"); err != nil {
+		if _, err := conn.Exec(t.Context(), "RESET random_page_cost; SET enable_sort = on"); err != nil {
 			t.Fatal(err)
 		}
 		b = newRowBuffer(d, sources.ChunkRequest{Keys: [][][]byte{key("1", "1")}})

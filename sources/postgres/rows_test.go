@@ -49,6 +49,10 @@ func TestMarks(t *testing.T) {
 		if took := time.Since(begun); len(b.Changes) != 0 || string(b.Position) == string(before) || took > 5*time.Second {
 			t.Errorf("after %s a batch of %d changes at %s, which was %s", took, len(b.Changes), b.Position, before)
 		}
+		db.exec(fmt.Sprintf(mark, true, markPrefix, "another"))
+		if b, err := s.tryNext(500 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("at another slot's mark comes a batch at %s, %v", b.Position, err)
+		}
 		s.durable(b.Position)
 		s.close()
 		o := db.options("public.t")
@@ -93,6 +97,27 @@ func TestAppendOrder(t *testing.T) {
 				higher(strings.TrimPrefix(string(order), "x"), fmt.Sprintf("row %d after statement %d", n, i))
 			}
 		}
+		// A transaction that commits right behind a position.
+		old, err := pgx.Connect(context.Background(), db.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = closeConn(old) }()
+		if _, err := old.Exec(context.Background(), "BEGIN; INSERT INTO t VALUES (100)"); err != nil {
+			t.Fatal(err)
+		}
+		db.exec("INSERT INTO t VALUES (101)")
+		b := s.next()
+		higher(string(b.Changes[0].Order), "the first commit")
+		order, err := r.AppendOrder(nil, b.Position, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		higher(string(order), "a row")
+		if _, err := old.Exec(context.Background(), "COMMIT"); err != nil {
+			t.Fatal(err)
+		}
+		higher(string(s.next().Changes[0].Order), "the second commit")
 		p, err := decodePosition(s.position)
 		if err != nil {
 			t.Fatal(err)
