@@ -59,7 +59,10 @@ type Writer struct {
 	records []kgo.Record
 	headers []kgo.RecordHeader
 
+	snapshot *checkpoint.Snapshot // for the next commit; nil: as it is
+
 	changes int64 // since the last commit
+	rows    int64 // of snapshots, likewise
 	bytes   int
 	since   time.Time // of the first uncommitted change
 
@@ -173,6 +176,9 @@ func (w *Writer) Above() []byte { return w.delivery.above() }
 // Pending tells how many bytes are written and not committed, and since when; zero for none.
 func (w *Writer) Pending() (bytes int, since time.Time) { return w.bytes, w.since }
 
+// Rows tells how many rows of snapshots are written and not committed.
+func (w *Writer) Rows() int64 { return w.rows }
+
 // Buffered tells how many bytes are on their way to the brokers, of how many at most. Any goroutine may call it.
 func (w *Writer) Buffered() (bytes, limit int64) {
 	return w.cl.BufferedProduceBytes(), int64(w.o.Log.bufferBytes(w.profile))
@@ -209,9 +215,17 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
 			return err
 		}
 	}
-	w.changes++
+	if c.Op == sources.OpRead {
+		w.rows++
+	} else {
+		w.changes++
+	}
 	return nil
 }
+
+// SetSnapshot sets how far the snapshot has come. It is committed together with what is written before the next Commit or
+// NextEpoch. It must not be changed afterwards.
+func (w *Writer) SetSnapshot(s *checkpoint.Snapshot) { w.snapshot = s }
 
 // slabBytes is the size of the memory that records are cut from: large enough that its allocation costs nothing a
 // record, small enough that what a slow broker holds back is not much more than the records themselves.
@@ -410,6 +424,9 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 		}
 	}
 	cp.Changes += w.changes
+	if w.snapshot != nil {
+		cp.Snapshot = w.snapshot
+	}
 	// A commit under way is not cancelled, since its outcome would be unknown; only a deadline ends it.
 	deadline, ok := ctx.Deadline()
 	if latest := time.Now().Add(50 * time.Second); !ok || deadline.After(latest) {
@@ -420,7 +437,7 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 	if err := w.delivery.commit(ctx, cp, all); err != nil {
 		return explain(fenced(err))
 	}
-	w.cp, w.changes, w.bytes, w.since = cp, 0, 0, time.Time{}
+	w.cp, w.snapshot, w.changes, w.rows, w.bytes, w.since = cp, nil, 0, 0, 0, time.Time{}
 	return nil
 }
 

@@ -56,8 +56,9 @@ type Interleaver struct {
 	listing *listing
 	rows    *session
 
-	mu   sync.Mutex
-	wake func()
+	mu    sync.Mutex
+	wake  func()
+	woken bool // since Interleave was last called
 }
 
 // listing asks the datastore for the capture's tables.
@@ -81,18 +82,22 @@ func (i *Interleaver) Close() {
 	i.wg.Wait()
 }
 
-// OnWake sets what is called, from any goroutine, when there is something to interleave that was not there when Interleave was last
-// called. It must not block.
+// OnWake sets what is called, from any goroutine, when there may be something to interleave that was not there when Interleave was
+// last called; at once where that is so already. It must not block. Nil ends that.
 func (i *Interleaver) OnWake(f func()) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.wake = f
+	if i.woken && f != nil {
+		f()
+	}
 }
 
-// Wake calls it.
+// Wake has Interleave called. Any goroutine may call it.
 func (i *Interleaver) Wake() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.woken = true
 	if i.wake != nil {
 		i.wake()
 	}
@@ -100,6 +105,7 @@ func (i *Interleaver) Wake() {
 
 // Ask takes a request in.
 func (i *Interleaver) Ask(r Request) {
+	i.Wake()
 	if !slices.ContainsFunc(i.waiting, func(o Request) bool { return o.ID == r.ID && o.Cancel == r.Cancel }) {
 		i.waiting = append(i.waiting, r)
 	}
@@ -128,6 +134,9 @@ func (i *Interleaver) Track(changes []sources.Change) {
 // Interleave writes the rows of all chunks that the stream has passed at position, which is between two transactions, and begins and
 // ends snapshots. What it has written and State belong into one commit.
 func (i *Interleaver) Interleave(ctx context.Context, position sources.Position, w Writer) error {
+	i.mu.Lock()
+	i.woken = false
+	i.mu.Unlock()
 	i.cancels()
 	switch {
 	case i.rows != nil:

@@ -111,7 +111,7 @@ func (d *database) change(bag bool) (effect, bool) {
 	d.version++
 	if bag && d.random.IntN(2) == 0 {
 		switch n := d.random.IntN(12); {
-		case n == 0:
+		case n < 2:
 			for _, x := range d.waiting {
 				if slices.ContainsFunc(x.effects, func(e effect) bool { return e.bag }) {
 					return effect{}, false

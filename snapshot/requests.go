@@ -20,7 +20,9 @@ func Initial() *checkpoint.Snapshot {
 // AfterGap is the state that follows was when changes are lost: all tables are read again, and what is gone from them is removed from
 // their topics.
 func AfterGap(was *checkpoint.Snapshot) *checkpoint.Snapshot {
-	return follow(was, checkpoint.Snapshot{Reason: checkpoint.ReasonGap})
+	s := follow(was, checkpoint.Snapshot{Reason: checkpoint.ReasonGap})
+	s.Order, s.Index = "", 0 // the epoch begins every sequence
+	return s
 }
 
 // follow makes the snapshot that comes after was, which may be nil.
