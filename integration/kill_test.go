@@ -77,6 +77,7 @@ type killRun struct {
 	config string
 	during func(*daemon) // called after the kills while the load goes on, if set
 	after  func()        // called at the end, if set
+	other  string        // a table that after judges
 }
 
 func (k *killRun) run(kills int, seed uint64) {
@@ -144,6 +145,7 @@ func (k *killRun) problems() (all []string) {
 		topics[r.topic] = append(topics[r.topic], r)
 	}
 	delete(topics, k.name+"."+k.origin.topic("pulse"))
+	delete(topics, k.name+"."+k.origin.topic(k.other))
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
 		topic := k.name + "." + k.origin.topic(name)
 		problems := judge(topics[topic], tables[name])

@@ -171,7 +171,7 @@ func TestSnapshotUnderLoad(t *testing.T) {
 		TRUNCATE audit; ANALYZE`); err != nil {
 		t.Fatal(err)
 	}
-	run := killRun{T: t, name: name, origin: withBag{origin}, to: to}
+	run := killRun{T: t, name: name, origin: withBag{origin}, to: to, other: "bag"}
 	began := time.Now()
 	run.during = func(d *daemon) {
 		s := awaitSnapshot(t, d, run.config, name, 2*time.Minute)

@@ -79,6 +79,9 @@ func New(o Options, state *checkpoint.Snapshot) *Interleaver {
 // Close ends all reads and waits for them.
 func (i *Interleaver) Close() {
 	i.cancel()
+	if i.rows != nil {
+		i.rows.wait()
+	}
 	i.wg.Wait()
 }
 
