@@ -60,6 +60,7 @@ type Writer struct {
 	headers []kgo.RecordHeader
 
 	snapshot *checkpoint.Snapshot // for the next commit; nil: as it is
+	sweeps   map[string]*Sweep    // that watch a topic, by its name
 
 	changes int64 // since the last commit
 	rows    int64 // of snapshots, likewise
@@ -190,7 +191,14 @@ func (w *Writer) Ready() time.Time { return w.delivery.ready() }
 
 // Write encodes a change and hands its records to the client, blocking while as much as allowed is buffered. It keeps
 // nothing of c.
-func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
+func (w *Writer) Write(ctx context.Context, c *sources.Change) error { return w.write(ctx, c, nil) }
+
+// writeDelete is Write for the delete of a row of which only the record's key is left.
+func (w *Writer) writeDelete(ctx context.Context, t *sources.Table, key, order []byte) error {
+	return w.write(ctx, &sources.Change{Op: sources.OpDelete, Table: t, Order: order}, key)
+}
+
+func (w *Writer) write(ctx context.Context, c *sources.Change, key []byte) error {
 	if err := w.failed(); err != nil {
 		return err
 	}
@@ -206,7 +214,11 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
 	}
 	w.seq = appendSeq(w.seq[:0], w.cp.Epoch, c.Order)
 	w.room()
-	w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
+	if key == nil {
+		w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
+	} else {
+		w.slab, w.encoded, err = w.enc.EncodeDelete(w.slab, w.encoded[:0], c.Table, key, w.seq)
+	}
 	if err != nil {
 		return fmt.Errorf("encode change of %s: %w", name(c), err)
 	}
@@ -243,6 +255,11 @@ func (w *Writer) room() {
 }
 
 func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *envelope.Record) error {
+	if len(w.sweeps) > 0 && len(e.Key) > 0 {
+		if s := w.sweeps[r.topic]; s != nil {
+			s.touch(e.Key)
+		}
+	}
 	at := len(w.slab)
 	w.slab = append(append(w.slab, w.seq...), e.Ordinal)
 	seq := w.slab[at:len(w.slab):len(w.slab)]

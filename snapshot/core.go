@@ -49,7 +49,10 @@ type table struct {
 	splitting   *read
 	again       map[string][][]byte // by their bytes
 	againBytes  int
-	fetching    *read // of keys in again
+	fetching    *read          // of keys in again
+	of          *sources.Table // as the last chunk had it
+	describing  *read
+	sweeping    *sweeping
 	rows        int64
 	sweep, done bool
 	chunkRows   int
@@ -77,6 +80,7 @@ type read struct {
 	base  sources.View
 	chunk *sources.Chunk // once it is done
 	void  bool           // nobody wants it any more
+	sweep Sweep          // of readSweep
 }
 
 type readKind uint8
@@ -85,6 +89,8 @@ const (
 	readRows readKind = iota
 	readKeys
 	readSplit
+	readTable
+	readSweep
 )
 
 // view is one that sees no more than the read does, nil where none is known.
@@ -200,7 +206,7 @@ func (c *core) nextOf(t *table) *read {
 		t.fetching = &read{t: t, kind: readKeys, q: q}
 		return t.fetching
 	}
-	return nil
+	return c.nextSweep(t)
 }
 
 func (c *core) rowsOf(t *table) int {
@@ -215,7 +221,7 @@ func (c *core) arrived(r *read, chunk *sources.Chunk, took time.Duration) {
 	if c.abandoned(r) {
 		return
 	}
-	r.chunk = chunk
+	r.chunk, r.t.of = chunk, chunk.Table
 	if c.latest == nil || chunk.View.Horizon() >= c.latest.Horizon() {
 		c.latest = chunk.View
 	}
@@ -280,8 +286,9 @@ func (c *core) restartTable(t *table) {
 	for _, s := range t.spans {
 		c.restart(s)
 	}
-	c.void(t.fetching, t.splitting)
-	t.fetching, t.splitting = nil, nil
+	c.void(t.fetching, t.splitting, t.describing)
+	t.fetching, t.splitting, t.describing = nil, nil, nil
+	c.stopSweep(t)
 	t.spans, t.again, t.againBytes, t.rows, t.held, t.cut = nil, map[string][][]byte{}, 0, 0, false, false
 	c.changed = true
 }

@@ -27,7 +27,9 @@ type Options struct {
 	RowsPerSecond int
 	// ChunkBytes bounds a chunk, RingBytes what is kept of the stream's changes.
 	ChunkBytes, RingBytes int
-	Logger                hclog.Logger
+	// Sweep is asked for after a gap, for each table with a key. Nil: rows that were deleted meanwhile stay in the topic.
+	Sweep  func(*sources.Table) Sweep
+	Logger hclog.Logger
 }
 
 // Request asks for a snapshot, or for the end of one.
@@ -134,6 +136,13 @@ func (i *Interleaver) Track(changes []sources.Change) {
 	}
 }
 
+// Committed tells that all that was written is committed.
+func (i *Interleaver) Committed() {
+	if i.rows != nil {
+		i.rows.committed()
+	}
+}
+
 // Interleave writes the rows of all chunks that the stream has passed at position, which is between two transactions, and begins and
 // ends snapshots. What it has written and State belong into one commit.
 func (i *Interleaver) Interleave(ctx context.Context, position sources.Position, w Writer) error {
@@ -227,6 +236,7 @@ func (i *Interleaver) end(why string, cancelled bool) {
 	if s := i.rows; s != nil {
 		s.save(i)
 		s.stop()
+		s.stopSweeps()
 		i.rows = nil
 		i.wg.Go(s.wait)
 	}

@@ -22,6 +22,7 @@ type place struct {
 	position sources.Position
 	reader   sources.Reader
 	w        Writer
+	sweep    func(*sources.Table) Sweep // nil: nothing is swept
 	order    []byte
 }
 
@@ -38,6 +39,9 @@ func (c *core) pass(p *place) error {
 			}
 		}
 		if err := c.passKeys(p, t); err != nil {
+			return err
+		}
+		if err := c.passSweep(p, t); err != nil {
 			return err
 		}
 		c.settle(t)
@@ -207,10 +211,19 @@ func (c *core) write(p *place, t *table, of *sources.Table, rows [][]sources.Val
 
 // put writes a change behind the position, and behind what was put there before.
 func (c *core) put(p *place, ch *sources.Change) error {
+	var err error
+	if ch.Order, err = c.nextOrder(p); err != nil {
+		return err
+	}
+	return p.w.Write(p.ctx, ch)
+}
+
+// nextOrder is the order of the next change there. Its bytes live until the next call.
+func (c *core) nextOrder(p *place) ([]byte, error) {
 	if p.order == nil {
 		first, err := p.reader.AppendOrder(nil, p.position, 0)
 		if err != nil {
-			return fmt.Errorf("find a place for rows: %w", err)
+			return nil, fmt.Errorf("find a place for rows: %w", err)
 		}
 		p.order = first
 		if c.index++; bytes.Compare(first, c.order) > 0 {
@@ -221,19 +234,15 @@ func (c *core) put(p *place, ch *sources.Change) error {
 	}
 	var err error
 	if p.order, err = p.reader.AppendOrder(p.order[:0], p.position, c.index); err != nil {
-		return fmt.Errorf("find a place for rows: %w", err)
-	}
-	ch.Order = p.order
-	if err := p.w.Write(p.ctx, ch); err != nil {
-		return err
+		return nil, fmt.Errorf("find a place for rows: %w", err)
 	}
 	c.order = append(c.order[:0], p.order...)
-	return nil
+	return p.order, nil
 }
 
 // settle ends a table that has nothing left.
 func (c *core) settle(t *table) {
-	if t.spans == nil || len(t.spans) > 0 || len(t.again) > 0 || t.fetching != nil || t.done {
+	if t.spans == nil || len(t.spans) > 0 || len(t.again) > 0 || t.fetching != nil || t.sweep || t.done {
 		return
 	}
 	t.done, t.held = true, false
@@ -255,7 +264,7 @@ func (c *core) prune() {
 	}
 	views := []sources.View{c.latest}
 	for r := range c.reads {
-		if r.kind == readSplit || r.t.held {
+		if r.kind > readKeys || r.t.held {
 			continue
 		}
 		v := r.view()

@@ -19,6 +19,7 @@ type session struct {
 	wake   func()
 	work   chan struct{} // holds one where a reader may find something to do
 	rate   *limiter
+	sweep  func(*sources.Table) Sweep
 
 	splitting sync.Mutex
 
@@ -30,7 +31,7 @@ type session struct {
 
 // startSession opens the Reader and begins to read.
 func startSession(ctx context.Context, o Options, open sources.OpenOptions, state *checkpoint.Snapshot, wake func()) *session {
-	s := &session{core: newCore(state, o), wake: wake, rate: &limiter{perSecond: o.RowsPerSecond}}
+	s := &session{core: newCore(state, o), wake: wake, rate: &limiter{perSecond: o.RowsPerSecond}, sweep: o.Sweep}
 	s.work = make(chan struct{}, s.core.parallel)
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.wg.Go(func() {
@@ -102,11 +103,28 @@ func (s *session) pass(ctx context.Context, position sources.Position, w Writer)
 	if s.reader == nil {
 		return false, nil
 	}
-	err = s.core.pass(&place{ctx: ctx, position: position, reader: s.reader, w: w})
+	err = s.core.pass(&place{ctx: ctx, position: position, reader: s.reader, w: w, sweep: s.sweep})
 	for range s.core.parallel {
 		s.offer()
 	}
 	return err == nil && s.core.finished(), err
+}
+
+// committed tells that what was written is committed.
+func (s *session) committed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.core.committed()
+	s.offer()
+}
+
+// stopSweeps gives them up.
+func (s *session) stopSweeps() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.core.tables {
+		s.core.stopSweep(t)
+	}
 }
 
 // offer lets a waiting goroutine look for something to do.
@@ -155,6 +173,16 @@ func (s *session) read(r *read) error {
 		s.core.split(r, cuts)
 		return nil
 	}
+	if r.kind == readSweep {
+		keys, full, err := r.sweep.Find(s.ctx)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.core.foundKeys(r, keys, full)
+		return nil
+	}
 	if err := s.rate.wait(s.ctx); err != nil {
 		return err
 	}
@@ -167,6 +195,10 @@ func (s *session) read(r *read) error {
 	s.rate.spend(len(chunk.Rows))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.kind == readTable {
+		s.core.described(r, chunk.Table)
+		return nil
+	}
 	s.core.arrived(r, chunk, took)
 	return nil
 }

@@ -152,6 +152,9 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 		}
 		succeeded(w.Checkpoint().Changes-before, read, newest, all)
 		whole = 0
+		if in != nil {
+			in.Committed()
+		}
 		if err := src.Durable(position); err != nil {
 			return fmt.Errorf("release source: %w", err)
 		}

@@ -70,7 +70,8 @@ func (c *Capture) interleaver(w *sink.Writer) (*snapshot.Interleaver, error) {
 			Capture: c.Name, Tables: c.Tables, Keys: c.Keys, BatchBytes: c.BatchBytes, ReadAheadBytes: c.ReadAheadBytes, Logger: c.Logger,
 		},
 		Added: c.Snapshots.Initial, Parallel: c.Snapshots.Parallel, RowsPerSecond: c.Snapshots.RowsPerSecond,
-		ChunkBytes: c.Snapshots.ChunkBytes, RingBytes: ringBytes, Logger: c.Logger,
+		ChunkBytes: c.Snapshots.ChunkBytes, RingBytes: ringBytes,
+		Sweep: func(t *sources.Table) snapshot.Sweep { return w.NewSweep(t) }, Logger: c.Logger,
 	}, state)
 	c.asked.mu.Lock()
 	defer c.asked.mu.Unlock()
