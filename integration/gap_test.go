@@ -24,6 +24,8 @@ func TestSnapshotAfterGap(t *testing.T) {
 			run.config = writeConfig(t, "log: %s\ntopics: {prefix: %s, partitions: %d, dialect: json}\ncaptures:\n  - {name: %s, %s}\n",
 				to.config, name, partitions, name, origin.capture())
 			d := startDaemon(t, run.config)
+			pulse := pulse{insert: origin.pgOrigin.pulse, broker: to.broker, topic: name + ".public.pulse"}
+			pulse.await(t, d, time.Minute)
 			awaitSnapshot(t, d, run.config, name, time.Minute)
 			d.stop()
 			if err := origin.exec(t.Context(), fmt.Sprintf(`
@@ -34,6 +36,7 @@ func TestSnapshotAfterGap(t *testing.T) {
 				t.Fatal(err)
 			}
 			d = startDaemon(t, run.config)
+			pulse.await(t, d, time.Minute)
 			eventually(t, d, 2*time.Minute, "the snapshot after the gap", func(context.Context) (bool, error) {
 				s, err := snapshotOf(t, run.config, name)
 				if err != nil || s.ID != 2 || s.Reason != "gap" || s.EndedAt == nil {
@@ -41,8 +44,8 @@ func TestSnapshotAfterGap(t *testing.T) {
 				}
 				return true, nil
 			})
-			d.stop()
 			run.judge()
+			d.stop()
 		})
 	}
 }

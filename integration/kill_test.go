@@ -146,6 +146,7 @@ func (k *killRun) problems() (all []string) {
 	}
 	delete(topics, k.name+"."+k.origin.topic("pulse"))
 	delete(topics, k.name+"."+k.origin.topic(k.other))
+	delete(topics, k.name+".__gaps")
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
 		topic := k.name + "." + k.origin.topic(name)
 		problems := judge(topics[topic], tables[name])
