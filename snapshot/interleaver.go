@@ -73,7 +73,7 @@ type listing struct {
 
 // New goes on from state, the checkpoint's, which may be nil. Close must be called.
 func New(o Options, state *checkpoint.Snapshot) *Interleaver {
-	i := &Interleaver{o: o, state: state.Clone()}
+	i := &Interleaver{o: o, state: state.Clone(), woken: true}
 	i.ctx, i.cancel = context.WithCancel(context.Background())
 	return i
 }
@@ -144,13 +144,16 @@ func (i *Interleaver) Committed() {
 }
 
 // Interleave writes the rows of all chunks that the stream has passed at position, which is between two transactions, and begins and
-// ends snapshots. What it has written and State belong into one commit.
+// ends snapshots. What it has written and State belong into one commit. With a nil w nothing is written, and position may be inside
+// of a transaction.
 func (i *Interleaver) Interleave(ctx context.Context, position sources.Position, w Writer) error {
 	i.mu.Lock()
 	i.woken = false
 	i.mu.Unlock()
 	i.cancels()
 	switch {
+	case i.rows != nil && w == nil:
+		return nil
 	case i.rows != nil:
 		return i.proceed(ctx, position, w)
 	case !i.wanted():

@@ -202,7 +202,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 		if err != nil {
 			return stopped(ctx, err)
 		}
-		if pending, _ := w.Pending(); moved && pending == 0 || c.due(batch, w, whole) {
+		if pending, _ := w.Pending(); moved && pending == 0 && position != nil || c.due(batch, w, whole) {
 			if err := commit(ctx, !batch.More); err != nil {
 				return err
 			}

@@ -103,7 +103,14 @@ func (c *Capture) interleave(ctx context.Context, in *snapshot.Interleaver, w *s
 		return false, nil
 	}
 	in.Track(changes)
-	if !partial && position != nil {
+	if !partial {
+		var to snapshot.Writer = w
+		if position == nil { // nothing was returned yet: reads may begin, but whether rows may come here is not known
+			position, to = w.Checkpoint().Position, nil
+		}
+		if position == nil {
+			return false, nil
+		}
 		c.asked.mu.Lock()
 		for _, r := range c.asked.requests {
 			in.Ask(r)
@@ -111,7 +118,7 @@ func (c *Capture) interleave(ctx context.Context, in *snapshot.Interleaver, w *s
 		c.asked.requests = nil
 		c.asked.mu.Unlock()
 		done := c.whenSlow()
-		err := in.Interleave(ctx, position, w)
+		err := in.Interleave(ctx, position, to)
 		done()
 		if err != nil {
 			return false, fmt.Errorf("interleave: %w", err)

@@ -20,12 +20,39 @@ import (
 type shelved struct {
 	*script
 	rows int
+	mark chan struct{} // a read is done
 	// gone counts reads of the snapshot until one fails, if above zero.
 	gone atomic.Int64
 }
 
 func (s *shelved) OpenReader(_ context.Context, o sources.OpenOptions) (sources.Reader, error) {
 	return &shelvedReader{s}, nil
+}
+
+func (s *shelved) Open(ctx context.Context, o sources.OpenOptions) (sources.Source, error) {
+	src, err := s.script.Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return &marked{src.(*scripted), s.mark}, nil
+}
+
+// marked comes past a view with a batch of its own.
+type marked struct {
+	*scripted
+	mark chan struct{}
+}
+
+func (m *marked) Next(ctx context.Context) (sources.Batch, error) {
+	if m.at < m.total() {
+		return m.scripted.Next(ctx)
+	}
+	select {
+	case <-m.mark:
+		return sources.Batch{Position: fmt.Appendf(nil, "%d", m.at)}, nil
+	case <-ctx.Done():
+		return sources.Batch{}, ctx.Err()
+	}
 }
 
 type shelvedReader struct{ *shelved }
@@ -45,7 +72,11 @@ func (r *shelvedReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (
 	if r.gone.Add(-1) == 0 {
 		return nil, errors.New("the connection is lost")
 	}
-	time.Sleep(5 * time.Millisecond) // the stream is at its end, and waits
+	select {
+	case r.mark <- struct{}{}:
+	default:
+	}
+	time.Sleep(5 * time.Millisecond) // the stream is past it before the chunk is there
 	from := 100
 	if q.After != nil {
 		if err := json.Unmarshal(q.After, &from); err != nil {
@@ -77,7 +108,7 @@ func (v shelvedView) Passed(p sources.Position) (bool, error) {
 // A snapshot is written although the stream has nothing more to say, and goes on after a failure without a row twice.
 func TestSnapshot(t *testing.T) {
 	l := fake(t)
-	s := &shelved{script: &script{transactions: []int{3, 4}, batch: 2}, rows: 50}
+	s := &shelved{script: &script{transactions: []int{3, 4}, batch: 2}, rows: 50, mark: make(chan struct{}, 1)}
 	s.gone.Store(4)
 	c := capture(s.script, l)
 	c.Source = s
@@ -122,7 +153,7 @@ func TestSnapshot(t *testing.T) {
 // With snapshot: never nothing is read, also not when the setting changes later; after a gap everything is.
 func TestSnapshotOnlyWhereWanted(t *testing.T) {
 	l := fake(t)
-	s := &shelved{script: &script{transactions: []int{4}, batch: 2}, rows: 10}
+	s := &shelved{script: &script{transactions: []int{4}, batch: 2}, rows: 10, mark: make(chan struct{}, 1)}
 	c := capture(s.script, l)
 	c.Source = s
 	c.Snapshots = Snapshots{Parallel: 1, ChunkBytes: 1 << 20}
