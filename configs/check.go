@@ -199,6 +199,7 @@ func (d *decoder) checkCapture(path string, c *Capture, profile Profile) {
 		d.checkTables(p, c.Tables)
 	}
 	d.checkKeys(path, c)
+	d.checkSnapshot(path, c)
 	d.checkTopicOptions(path+".topics", &c.Topics)
 	if profile == WarpStream {
 		d.refuseRetentionBytes(path+".topics", c.Topics.Settings)
@@ -208,6 +209,24 @@ func (d *decoder) checkCapture(path string, c *Capture, profile Profile) {
 	if p := path + ".buffer"; d.good(p) && c.Buffer.Batch > c.Buffer.ReadAhead {
 		d.wrong(p, "batch (%s) must not exceed read_ahead (%s)", c.Buffer.Batch, c.Buffer.ReadAhead)
 	}
+}
+
+// checkSnapshot refuses what the kind of database cannot do, where it is asked for.
+func (d *decoder) checkSnapshot(path string, c *Capture) {
+	_, can := c.Source.(sources.Snapshotter)
+	if p := join(path, "snapshot"); !can && c.Source != nil {
+		if d.good(p) && c.Snapshot == SnapshotInitial {
+			d.wrong(p, "rows from before the capture cannot be read from a database of type %s; remove the line, or write never", c.SourceType)
+		}
+		c.Snapshot = SnapshotNever
+	}
+	if p := path + ".snapshot_options.parallel"; d.good(p) && (c.SnapshotOptions.Parallel < 1 || c.SnapshotOptions.Parallel > 32) {
+		d.wrong(p, "must be at least 1 and at most 32")
+	}
+	if p := path + ".snapshot_options.rows_per_second"; d.good(p) && c.SnapshotOptions.RowsPerSecond < 0 {
+		d.wrong(p, "must be above 0, or 0 for no bound")
+	}
+	d.memory(path+".snapshot_options.chunk", c.SnapshotOptions.Chunk)
 }
 
 // checkTables reports names that are no table's and names that are there twice.

@@ -115,11 +115,20 @@ type Capture struct {
 	Source     sources.Config      `yaml:"source" json:"source" jsonschema:"The database to read; type says which kind."`
 	Tables     []string            `yaml:"tables" json:"tables" jsonschema:"Tables as SCHEMA.TABLE, or NAME where the database has no schemas; * and ? match within a part."`
 	Keys       map[string][]string `yaml:"keys,omitempty" json:"keys,omitempty" jsonschema:"Key columns, by table, of tables that have no primary key."`
-	Snapshot   Snapshot            `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"Whether rows from before the capture are read: never (default)."`
-	OnGap      OnGap               `yaml:"on_gap,omitempty" json:"on_gap,omitempty" jsonschema:"When the database has lost changes: stop (default), or continue after a gap record."`
+	Snapshot   Snapshot            `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"Whether rows from before the capture are read: initial (default where the kind of database can) or never."`
+	// SnapshotOptions holds for every snapshot of the capture.
+	SnapshotOptions SnapshotOptions `yaml:"snapshot_options,omitempty" json:"snapshot_options,omitempty" jsonschema:"How fast tables are read."`
+	OnGap           OnGap           `yaml:"on_gap,omitempty" json:"on_gap,omitempty" jsonschema:"When the database has lost changes: stop (default), or continue after a gap record."`
 	// Topics is resolved: what the capture does not set is the file's topics block.
 	Topics TopicOptions `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"What differs from the topics block for this capture."`
 	Buffer Buffer       `yaml:"buffer,omitempty" json:"buffer,omitempty" jsonschema:"Bounds of the memory that this capture uses."`
+}
+
+// SnapshotOptions says how tables are read beside the stream.
+type SnapshotOptions struct {
+	Parallel      int   `yaml:"parallel,omitempty" json:"parallel,omitempty" jsonschema:"Reads at a time, of several tables or parts of one: 1 to 32. Default 2."`
+	RowsPerSecond int   `yaml:"rows_per_second,omitempty" json:"rows_per_second,omitempty" jsonschema:"Most rows read in a second. Default 0: no bound."`
+	Chunk         Bytes `yaml:"chunk,omitempty" json:"chunk,omitempty" jsonschema:"Most bytes of one read; twice as many as there are reads are held. Default 4MiB."`
 }
 
 // Buffer bounds a capture's memory.

@@ -37,8 +37,9 @@ var defaultOf = map[reflect.Type]any{
 	},
 	reflect.TypeFor[TLS](): TLS{Enabled: true},
 	reflect.TypeFor[Capture](): Capture{
-		Snapshot: SnapshotNever,
-		OnGap:    StopOnGap,
-		Buffer:   Buffer{ReadAhead: 16 * MiB, Batch: MiB},
+		Snapshot:        SnapshotInitial,
+		SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB},
+		OnGap:           StopOnGap,
+		Buffer:          Buffer{ReadAhead: 16 * MiB, Batch: MiB},
 	},
 }

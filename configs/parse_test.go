@@ -42,7 +42,7 @@ func TestDefaults(t *testing.T) {
 		Admin:   Admin{Enabled: true, Listen: "127.0.0.1:9464"},
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake", Source: &fakeSource{URL: "u", Slot: "weft", Poll: time.Second},
-			Tables: []string{"public.orders"}, Snapshot: SnapshotNever, OnGap: StopOnGap,
+			Tables: []string{"public.orders"}, Snapshot: SnapshotNever, SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB}, OnGap: StopOnGap,
 			Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
 		}},
 	}
@@ -81,7 +81,8 @@ func TestEveryField(t *testing.T) {
 				Temp: true, Columns: map[string]string{"a": "b"}, TLS: fakeTLS{CA: "x"},
 			},
 			Tables: []string{"public.orders", "public.*", "public.log"},
-			Keys:   map[string][]string{"public.log": {"id", "at"}}, Snapshot: SnapshotNever, OnGap: ContinueOnGap,
+			Keys:   map[string][]string{"public.log": {"id", "at"}}, Snapshot: SnapshotNever,
+			SnapshotOptions: SnapshotOptions{Parallel: 4, RowsPerSecond: 5000, Chunk: MiB}, OnGap: ContinueOnGap,
 			// A compacted topic does not take the retention of the topics block.
 			Topics: TopicOptions{Prefix: "orders", Partitions: 1, Dialect: DebeziumDialect, Cleanup: Compact, Settings: Settings{
 				"min.insync.replicas": "2", "unclean.leader.election.enable": "false", "segment.bytes": "2000",
@@ -89,7 +90,7 @@ func TestEveryField(t *testing.T) {
 			Buffer: Buffer{ReadAhead: 1e6, Batch: 4096},
 		}, {
 			Name: "billing_2", SourceType: "sqlite", Source: &fakeSource{URL: "file:a.dbx"}, Tables: []string{"invoice"},
-			Snapshot: SnapshotNever, OnGap: StopOnGap, Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
+			Snapshot: SnapshotNever, SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB}, OnGap: StopOnGap, Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
 		}},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b Secret) bool { return a == b })); diff != "" {

@@ -41,13 +41,12 @@ func schema(t *testing.T, known kinds) *jsonschema.Schema {
 			Types: []string{"string", "integer"}, Minimum: jsonschema.Ptr(0.0),
 			Pattern: `^[0-9]+ *([KMGTkmgt]?[Ii]?[Bb])?$|` + variable,
 		},
-		reflect.TypeFor[int]():      {Types: []string{"integer", "string"}, Pattern: variable},
-		reflect.TypeFor[bool]():     {Types: []string{"boolean", "string"}, Pattern: variable},
-		reflect.TypeFor[float64]():  {Types: []string{"number", "string"}, Pattern: variable},
-		settingsType:                {Type: "object", AdditionalProperties: &jsonschema.Schema{Types: []string{"string", "number", "boolean"}}},
-		reflect.TypeFor[Snapshot](): {Enum: []any{"never"}},
+		reflect.TypeFor[int]():     {Types: []string{"integer", "string"}, Pattern: variable},
+		reflect.TypeFor[bool]():    {Types: []string{"boolean", "string"}, Pattern: variable},
+		reflect.TypeFor[float64](): {Types: []string{"number", "string"}, Pattern: variable},
+		settingsType:               {Type: "object", AdditionalProperties: &jsonschema.Schema{Types: []string{"string", "number", "boolean"}}},
 	}}
-	for _, e := range []enum{Profile(""), Mechanism(""), Compression(""), Dialect(""), Cleanup(""), Level(""), Format(""), OnGap("")} {
+	for _, e := range []enum{Profile(""), Mechanism(""), Compression(""), Dialect(""), Cleanup(""), Level(""), Format(""), OnGap(""), Snapshot("")} {
 		list := &jsonschema.Schema{Type: "string"}
 		for _, v := range e.values() {
 			list.Enum = append(list.Enum, v)

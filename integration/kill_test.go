@@ -32,17 +32,7 @@ const partitions = 3
 // each start, and stops it once as an operator does. After that every topic must hold every committed change once, in
 // order, and fold to its table. SEED repeats a run's load and moments.
 func TestKill(t *testing.T) {
-	kills, seed := 25, uint64(time.Now().UnixNano())
-	for name, into := range map[string]func(string) error{
-		"KILLS": func(s string) (err error) { kills, err = strconv.Atoi(s); return err },
-		"SEED":  func(s string) (err error) { seed, err = strconv.ParseUint(s, 10, 64); return err },
-	} {
-		if s := os.Getenv(name); s != "" {
-			if err := into(s); err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-		}
-	}
+	kills, seed := killsAndSeed(t, 25)
 	logs := map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog}
 	origins := map[string]func(t testing.TB, name string) origin{
 		"postgres": func(t testing.TB, name string) origin { return newPGOrigin(t, name) },
@@ -63,12 +53,31 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// killsAndSeed are from the environment, kills where it does not say.
+func killsAndSeed(t *testing.T, kills int) (int, uint64) {
+	seed := uint64(time.Now().UnixNano())
+	for name, into := range map[string]func(string) error{
+		"KILLS": func(s string) (err error) { kills, err = strconv.Atoi(s); return err },
+		"SEED":  func(s string) (err error) { seed, err = strconv.ParseUint(s, 10, 64); return err },
+	} {
+		if s := os.Getenv(name); s != "" {
+			if err := into(s); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	return kills, seed
+}
+
 type killRun struct {
 	*testing.T
 	name   string // of the capture and prefix of its topics
 	origin origin
 	to     logKind
 	config string
+	during func(*daemon) // called after the kills while the load goes on, if set
+	after  func()        // called at the end, if set
+	other  string        // a table that after judges
 }
 
 func (k *killRun) run(kills int, seed uint64) {
@@ -100,6 +109,9 @@ func (k *killRun) run(kills int, seed uint64) {
 		d.kill()
 		d = startDaemon(k, k.config)
 	}
+	if k.during != nil {
+		k.during(d)
+	}
 	stop()
 	if err := <-loaded; err != nil {
 		k.Fatal(err)
@@ -111,6 +123,9 @@ func (k *killRun) run(kills int, seed uint64) {
 	d = startDaemon(k, k.config)
 	pulse.await(k, d, time.Minute)
 	k.judge()
+	if k.after != nil {
+		k.after()
+	}
 	d.stop()
 }
 
@@ -135,6 +150,8 @@ func (k *killRun) problems() (all []string) {
 		topics[r.topic] = append(topics[r.topic], r)
 	}
 	delete(topics, k.name+"."+k.origin.topic("pulse"))
+	delete(topics, k.name+"."+k.origin.topic(k.other))
+	delete(topics, k.name+".__gaps")
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
 		topic := k.name + "." + k.origin.topic(name)
 		problems := judge(topics[topic], tables[name])

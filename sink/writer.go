@@ -59,7 +59,11 @@ type Writer struct {
 	records []kgo.Record
 	headers []kgo.RecordHeader
 
+	snapshot *checkpoint.Snapshot // for the next commit; nil: as it is
+	sweeps   map[string]*Sweep    // that watch a topic, by its name
+
 	changes int64 // since the last commit
+	rows    int64 // of snapshots, likewise
 	bytes   int
 	since   time.Time // of the first uncommitted change
 
@@ -173,6 +177,9 @@ func (w *Writer) Above() []byte { return w.delivery.above() }
 // Pending tells how many bytes are written and not committed, and since when; zero for none.
 func (w *Writer) Pending() (bytes int, since time.Time) { return w.bytes, w.since }
 
+// Rows tells how many rows of snapshots are written and not committed.
+func (w *Writer) Rows() int64 { return w.rows }
+
 // Buffered tells how many bytes are on their way to the brokers, of how many at most. Any goroutine may call it.
 func (w *Writer) Buffered() (bytes, limit int64) {
 	return w.cl.BufferedProduceBytes(), int64(w.o.Log.bufferBytes(w.profile))
@@ -184,7 +191,14 @@ func (w *Writer) Ready() time.Time { return w.delivery.ready() }
 
 // Write encodes a change and hands its records to the client, blocking while as much as allowed is buffered. It keeps
 // nothing of c.
-func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
+func (w *Writer) Write(ctx context.Context, c *sources.Change) error { return w.write(ctx, c, nil) }
+
+// writeDelete is Write for the delete of a row of which only the record's key is left.
+func (w *Writer) writeDelete(ctx context.Context, t *sources.Table, key, order []byte) error {
+	return w.write(ctx, &sources.Change{Op: sources.OpDelete, Table: t, Order: order}, key)
+}
+
+func (w *Writer) write(ctx context.Context, c *sources.Change, key []byte) error {
 	if err := w.failed(); err != nil {
 		return err
 	}
@@ -200,7 +214,11 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
 	}
 	w.seq = appendSeq(w.seq[:0], w.cp.Epoch, c.Order)
 	w.room()
-	w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
+	if key == nil {
+		w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
+	} else {
+		w.slab, w.encoded, err = w.enc.EncodeDelete(w.slab, w.encoded[:0], c.Table, key, w.seq)
+	}
 	if err != nil {
 		return fmt.Errorf("encode change of %s: %w", name(c), err)
 	}
@@ -209,9 +227,17 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
 			return err
 		}
 	}
-	w.changes++
+	if c.Op == sources.OpRead {
+		w.rows++
+	} else {
+		w.changes++
+	}
 	return nil
 }
+
+// SetSnapshot sets how far the snapshot has come. It is committed together with what is written before the next Commit or
+// NextEpoch. It must not be changed afterwards.
+func (w *Writer) SetSnapshot(s *checkpoint.Snapshot) { w.snapshot = s }
 
 // slabBytes is the size of the memory that records are cut from: large enough that its allocation costs nothing a
 // record, small enough that what a slow broker holds back is not much more than the records themselves.
@@ -229,6 +255,11 @@ func (w *Writer) room() {
 }
 
 func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *envelope.Record) error {
+	if len(w.sweeps) > 0 && len(e.Key) > 0 {
+		if s := w.sweeps[r.topic]; s != nil {
+			s.touch(e.Key)
+		}
+	}
 	at := len(w.slab)
 	w.slab = append(append(w.slab, w.seq...), e.Ordinal)
 	seq := w.slab[at:len(w.slab):len(w.slab)]
@@ -410,6 +441,9 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 		}
 	}
 	cp.Changes += w.changes
+	if w.snapshot != nil {
+		cp.Snapshot = w.snapshot
+	}
 	// A commit under way is not cancelled, since its outcome would be unknown; only a deadline ends it.
 	deadline, ok := ctx.Deadline()
 	if latest := time.Now().Add(50 * time.Second); !ok || deadline.After(latest) {
@@ -420,7 +454,7 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 	if err := w.delivery.commit(ctx, cp, all); err != nil {
 		return explain(fenced(err))
 	}
-	w.cp, w.changes, w.bytes, w.since = cp, 0, 0, time.Time{}
+	w.cp, w.snapshot, w.changes, w.rows, w.bytes, w.since = cp, nil, 0, 0, 0, time.Time{}
 	return nil
 }
 

@@ -177,5 +177,9 @@ func capture(c *configs.Config, cc configs.Capture, log *sink.Log, logger hclog.
 		Name:      cc.Name, Source: cc.Source, Tables: cc.Tables, Keys: cc.Keys, ContinueAfterGap: cc.OnGap == configs.ContinueOnGap,
 		Writer: writer, BatchBytes: int(cc.Buffer.Batch), ReadAheadBytes: int(cc.Buffer.ReadAhead),
 		CommitBytes: int(c.Log.Commit.Bytes), CommitInterval: c.Log.Commit.Interval, Logger: logger,
+		Snapshots: pipeline.Snapshots{
+			Initial: cc.Snapshot == configs.SnapshotInitial, Parallel: cc.SnapshotOptions.Parallel,
+			RowsPerSecond: cc.SnapshotOptions.RowsPerSecond, ChunkBytes: int(cc.SnapshotOptions.Chunk),
+		},
 	}
 }

@@ -30,6 +30,7 @@ type captureStatus struct {
 	Changes       int64           `json:"changes"`
 	LagBytes      *int64          `json:"lag_bytes,omitempty"`
 	Gap           *checkpoint.Gap `json:"last_gap,omitempty"`
+	Snapshot      *snapshotStatus `json:"snapshot,omitempty"`
 	Daemon        string          `json:"daemon,omitempty"`
 	// Heard: seconds since the daemon last reported.
 	Heard *float64 `json:"heard_seconds,omitempty"`
@@ -73,6 +74,7 @@ func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
 		if cp, ok := checkpoints[cc.Name]; ok {
 			age := time.Since(cp.WrittenAt).Seconds()
 			s.State, s.Epoch, s.Position, s.Changes, s.Gap, s.CheckpointAge = "not running", cp.Epoch, cp.Position, cp.Changes, cp.Gap, &age
+			s.Snapshot = snapshotStatusOf(cp.Snapshot)
 		}
 		if said, ok := reports[cc.Name]; ok && !r.alone && time.Since(said.At) < status.Fresh {
 			heard := time.Since(said.At).Seconds()
@@ -110,6 +112,7 @@ func (a *app) printStatus(all []captureStatus) error {
 		if s.Error != "" {
 			fmt.Fprintf(a.stdout, "%s: %s\n", s.Capture, s.Error)
 		}
+		a.printSnapshot(s.Capture, s.Snapshot)
 		if s.Gap != nil {
 			fmt.Fprintf(a.stdout, "%s: gap at %s, before epoch %d: %s\n", s.Capture, s.Gap.At.Format(time.RFC3339), s.Gap.Epoch, s.Gap.Reason)
 		}

@@ -34,6 +34,9 @@ func (c Config) OpenReader(ctx context.Context, o sources.OpenOptions) (sources.
 		if p, err = decodePosition(o.Position); err != nil {
 			return nil, err
 		}
+		if p.Creating { // what is not visible when the slot is made is not known yet
+			return nil, sources.ErrNotBegun
+		}
 	}
 	r := &rowReader{config: c, patterns: o.Tables, keys: o.Keys, log: o.Logger, position: p, patience: patience, tables: map[string]*rowTable{},
 		held: map[string]*heldRead{}}

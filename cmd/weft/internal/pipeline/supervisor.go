@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/checkpoint"
 	"weft/sink"
 	"weft/sources"
 )
@@ -28,11 +29,13 @@ type Progress struct {
 	Position sources.Position
 	Epoch    uint32
 	Changes  int64 // since the capture's first start
+	// Snapshot is the one under way, or the last one; nil for none. It is not to be changed.
+	Snapshot *checkpoint.Snapshot
 }
 
 func progressOf(w *sink.Writer) Progress {
 	cp := w.Checkpoint()
-	return Progress{Position: cp.Position, Epoch: cp.Epoch, Changes: cp.Changes}
+	return Progress{Position: cp.Position, Epoch: cp.Epoch, Changes: cp.Changes, Snapshot: cp.Snapshot}
 }
 
 // Status is a capture's state as others see it.
