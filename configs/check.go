@@ -24,7 +24,7 @@ const maxMemory = GiB
 // check reports what is wrong between fields and in values, beyond their types. It only looks at fields that were read
 // without an error, so that one mistake is reported once.
 func (d *decoder) check(c *Config) {
-	d.require("", "log", "captures")
+	d.require("", "log")
 	if d.set("log") {
 		d.checkLog(&c.Log)
 	}
@@ -37,34 +37,36 @@ func (d *decoder) check(c *Config) {
 	if p := "topics.replication"; d.good(p) && d.set("log.embedded") && c.Topics.Replication > 1 {
 		d.wrong(p, "the embedded log keeps one copy; remove the line, or use brokers")
 	}
-	if d.set("captures") && len(c.Captures) == 0 && d.clean("captures") {
-		d.fail("captures", d.at["captures"], "the list is empty; add a capture with name, source and tables")
-	}
-	unnamed := false
 	for i := range c.Captures {
-		path := fmt.Sprintf("captures[%d]", i)
-		inherit(d, path+".topics", &c.Captures[i].Topics, c.Topics.TopicOptions)
-		if c.Captures[i].Topics.Prefix == "" && !unnamed && d.clean("topics") && d.clean(path+".topics") {
-			unnamed = true // once is enough: one line mends all
-			where := "topics"
-			if !d.set(where) {
-				where = ""
-			}
-			d.fail(where, d.at[where], "topics need a prefix, for the file or for each capture; write topics: {prefix: NAME}")
-		}
-		d.checkCapture(path, &c.Captures[i], c.Log.Profile)
-		if p := path + ".topics.cleanup"; d.set("log.embedded") && c.Captures[i].Topics.Cleanup == Compact {
-			if !d.set(p) {
-				p = "topics.cleanup"
-			}
-			if d.good(p) {
-				d.wrong(p, "the embedded log cannot hold compaction back from records that are not checkpointed yet; write delete, or use brokers")
-			}
-		}
+		d.checkCaptureIn(c, fmt.Sprintf("captures[%d]", i), &c.Captures[i])
 	}
 	d.checkOverlaps(c.Captures)
 	if c.Log.Profile == WarpStream {
 		d.refuseRetentionBytes("topics", c.Topics.Settings)
+	}
+}
+
+// checkCaptureIn fills in what the capture takes from the file's topics block, and checks the capture.
+func (d *decoder) checkCaptureIn(c *Config, path string, capture *Capture) {
+	topics := join(path, "topics")
+	inherit(d, topics, &capture.Topics, c.Topics.TopicOptions)
+	if capture.Topics.Prefix == "" && !d.unnamed && d.clean("topics") && d.clean(topics) {
+		d.unnamed = true // once is enough: one line mends all
+		where := "topics"
+		if !d.set(where) {
+			where = ""
+		}
+		d.fail(where, d.at[where], "topics need a prefix, for the file or for each capture; write topics: {prefix: NAME}")
+	}
+	d.checkCapture(path, capture, c.Log.Profile)
+	if c.Log.Embedded != nil && capture.Topics.Cleanup == Compact {
+		p := join(topics, "cleanup")
+		if !d.set(p) {
+			p = "topics.cleanup"
+		}
+		if d.clean(p) {
+			d.wrong(p, "the embedded log cannot hold compaction back from records that are not checkpointed yet; write delete, or use brokers")
+		}
 	}
 }
 
@@ -199,13 +201,13 @@ func (d *decoder) checkCapture(path string, c *Capture, profile Profile) {
 		d.checkTables(p, c.Tables)
 	}
 	d.checkKeys(path, c)
-	d.checkTopicOptions(path+".topics", &c.Topics)
+	d.checkTopicOptions(join(path, "topics"), &c.Topics)
 	if profile == WarpStream {
-		d.refuseRetentionBytes(path+".topics", c.Topics.Settings)
+		d.refuseRetentionBytes(join(path, "topics"), c.Topics.Settings)
 	}
-	d.memory(path+".buffer.read_ahead", c.Buffer.ReadAhead)
-	d.memory(path+".buffer.batch", c.Buffer.Batch)
-	if p := path + ".buffer"; d.good(p) && c.Buffer.Batch > c.Buffer.ReadAhead {
+	d.memory(join(path, "buffer.read_ahead"), c.Buffer.ReadAhead)
+	d.memory(join(path, "buffer.batch"), c.Buffer.Batch)
+	if p := join(path, "buffer"); d.good(p) && c.Buffer.Batch > c.Buffer.ReadAhead {
 		d.wrong(p, "batch (%s) must not exceed read_ahead (%s)", c.Buffer.Batch, c.Buffer.ReadAhead)
 	}
 }
@@ -228,7 +230,7 @@ func (d *decoder) checkTables(path string, tables []string) {
 
 func (d *decoder) checkKeys(path string, c *Capture) {
 	for _, table := range slices.Sorted(maps.Keys(c.Keys)) {
-		p, columns := fmt.Sprintf("%s.keys[%s]", path, quote(table)), c.Keys[table]
+		p, columns := fmt.Sprintf("%s[%s]", join(path, "keys"), quote(table)), c.Keys[table]
 		if !d.good(p) {
 			continue
 		}
@@ -240,7 +242,7 @@ func (d *decoder) checkKeys(path string, c *Capture) {
 			d.wrong(p, "name at least one column, and no empty one, such as [id]")
 		case len(slices.Compact(sorted)) < len(columns):
 			d.wrong(p, "a column is listed twice; keep one")
-		case d.good(path+".tables") && !slices.ContainsFunc(c.Tables, func(pattern string) bool { return matches(pattern, table) }):
+		case d.good(join(path, "tables")) && !slices.ContainsFunc(c.Tables, func(pattern string) bool { return matches(pattern, table) }):
 			d.wrong(p, "the table is not among the capture's tables; add it to tables, or remove the key")
 		}
 	}

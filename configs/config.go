@@ -6,6 +6,7 @@
 package configs
 
 import (
+	"encoding/json"
 	"time"
 
 	"weft/sources"
@@ -17,7 +18,7 @@ type Config struct {
 	Topics   Topics    `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"The topics that tables are written to."`
 	Logging  Logging   `yaml:"logging,omitempty" json:"logging,omitempty" jsonschema:"The daemon's own messages, on standard error."`
 	Admin    Admin     `yaml:"admin,omitempty" json:"admin,omitempty" jsonschema:"Where the daemon tells of itself: /metrics, /healthz and /readyz."`
-	Captures []Capture `yaml:"captures" json:"captures" jsonschema:"What is captured: one entry a database."`
+	Captures []Capture `yaml:"captures,omitempty" json:"captures,omitempty" jsonschema:"What is captured: one entry a database. More can be registered while the daemon runs."`
 }
 
 // Log says which log to write to. Exactly one of Embedded and Brokers is set.
@@ -111,12 +112,15 @@ type Admin struct {
 type Capture struct {
 	Name string `yaml:"name" json:"name" jsonschema:"Unique in the log, and never to be changed: checkpoints are kept under it."`
 	// SourceType is the source's type field: its key in sources/all.
-	SourceType string              `yaml:"-" json:"-"`
-	Source     sources.Config      `yaml:"source" json:"source" jsonschema:"The database to read; type says which kind."`
-	Tables     []string            `yaml:"tables" json:"tables" jsonschema:"Tables as SCHEMA.TABLE, or NAME where the database has no schemas; * and ? match within a part."`
-	Keys       map[string][]string `yaml:"keys,omitempty" json:"keys,omitempty" jsonschema:"Key columns, by table, of tables that have no primary key."`
-	Snapshot   Snapshot            `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"Whether rows from before the capture are read: never (default)."`
-	OnGap      OnGap               `yaml:"on_gap,omitempty" json:"on_gap,omitempty" jsonschema:"When the database has lost changes: stop (default), or continue after a gap record."`
+	SourceType string `yaml:"-" json:"-"`
+	// Written is the capture as one JSON object with the fields of the file, as they are written there: variables are not
+	// expanded. A secret that stands there itself is masked.
+	Written  json.RawMessage     `yaml:"-" json:"-"`
+	Source   sources.Config      `yaml:"source" json:"source" jsonschema:"The database to read; type says which kind."`
+	Tables   []string            `yaml:"tables" json:"tables" jsonschema:"Tables as SCHEMA.TABLE, or NAME where the database has no schemas; * and ? match within a part."`
+	Keys     map[string][]string `yaml:"keys,omitempty" json:"keys,omitempty" jsonschema:"Key columns, by table, of tables that have no primary key."`
+	Snapshot Snapshot            `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"Whether rows from before the capture are read: never (default)."`
+	OnGap    OnGap               `yaml:"on_gap,omitempty" json:"on_gap,omitempty" jsonschema:"When the database has lost changes: stop (default), or continue after a gap record."`
 	// Topics is resolved: what the capture does not set is the file's topics block.
 	Topics TopicOptions `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"What differs from the topics block for this capture."`
 	Buffer Buffer       `yaml:"buffer,omitempty" json:"buffer,omitempty" jsonschema:"Bounds of the memory that this capture uses."`

@@ -12,3 +12,10 @@ type kinds map[string]func() sources.Config
 func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, error) {
 	return parse(name, text, env, all.Kinds)
 }
+
+// ParseCapture reads one capture, a block of the fields that an entry of captures has, for a log and topics as c has them.
+// capture is its name where the block has none. No secret may stand in the text itself; a variable may name it. Otherwise it
+// is as Parse.
+func (c *Config) ParseCapture(name, capture string, text []byte, env func(string) (string, bool)) (*Capture, error) {
+	return c.parseCapture(name, capture, text, env, all.Kinds)
+}

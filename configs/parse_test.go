@@ -24,6 +24,13 @@ captures:
     tables: [public.orders]
 `
 
+// unwritten drops what TestWritten looks at.
+func unwritten(c *Config) {
+	for i := range c.Captures {
+		c.Captures[i].Written = nil
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	got, err := parse("weft.yaml", []byte(smallest), lookup, fakeKinds())
 	if err != nil {
@@ -46,6 +53,7 @@ func TestDefaults(t *testing.T) {
 			Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
 		}},
 	}
+	unwritten(got)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -92,6 +100,7 @@ func TestEveryField(t *testing.T) {
 			Snapshot: SnapshotNever, OnGap: StopOnGap, Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
 		}},
 	}
+	unwritten(got)
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b Secret) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
