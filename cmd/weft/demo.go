@@ -139,7 +139,7 @@ func (a *app) show(ctx context.Context, cl *kgo.Client, began time.Time) error {
 	if err != nil {
 		return nil // the shop closed before its first write arrived; the judge says what that means
 	}
-	return follow(ctx, cl, demoTopic, make([]int64, 3), func(r *kgo.Record) error {
+	return checkpoint.Follow(ctx, cl, demoTopic, make([]int64, 3), func(r *kgo.Record) error {
 		change, err := demo.Line(r.Value)
 		if err != nil {
 			return err
