@@ -14,6 +14,9 @@ import (
 
 // Config is a whole, valid config file with all defaults filled in. Parse and Load make it.
 type Config struct {
+	// File is the path that Load read it from.
+	File string `yaml:"-" json:"-"`
+
 	Log      Log       `yaml:"log" json:"log" jsonschema:"The Kafka-compatible log that records and checkpoints are written to: embedded or brokers."`
 	Topics   Topics    `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"The topics that tables are written to."`
 	Logging  Logging   `yaml:"logging,omitempty" json:"logging,omitempty" jsonschema:"The daemon's own messages, on standard error."`

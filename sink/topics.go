@@ -43,6 +43,7 @@ type topicSpec struct {
 	settings map[string]string
 	atLeast  map[string]int
 	create   bool
+	own      bool // an OwnTopic
 }
 
 // changeTopic is the spec of a table's topic, or of another topic of records, under this name.
@@ -72,7 +73,7 @@ type OwnTopic struct {
 // reads the whole topic.
 func (t OwnTopic) spec(replication int, p Profile) topicSpec {
 	s := topicSpec{
-		name: t.Name, prefix: "__weft.", partitions: t.Partitions, replication: replication, create: true,
+		name: t.Name, prefix: "__weft.", partitions: t.Partitions, replication: replication, create: true, own: true,
 		settings: map[string]string{"cleanup.policy": "compact"},
 	}
 	if p.Segments {
@@ -152,6 +153,10 @@ func (s topicSpec) errMissing() error {
 func (s topicSpec) checkPartitions(found int) error {
 	if found == s.partitions {
 		return nil
+	}
+	if s.own {
+		return sources.Fatal("make it again with that many partitions, while no daemon runs, and copy its records",
+			"topic %q has %d partitions, Weft makes it with %d; keys would change their partition", s.name, found, s.partitions)
 	}
 	return sources.Fatal(
 		fmt.Sprintf("set topics.partitions: %d, or give the capture another topics.prefix", found),

@@ -1,0 +1,252 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weft/checkpoint"
+	"weft/cmd/weft/internal/pipeline"
+	"weft/configs"
+	"weft/sources"
+)
+
+// Fleet says which captures a daemon is to run: those of its config file, and those that are registered in the log.
+type Fleet struct {
+	Store *Store
+	// File are the captures of the daemon's config file, and FileName is that file, as HOST:PATH.
+	File     []configs.Capture
+	FileName string
+	// Parse reads a registered capture, and Make makes what runs one.
+	Parse  func(Registration) (*configs.Capture, error)
+	Make   func(configs.Capture) *pipeline.Capture
+	Logger hclog.Logger
+
+	own     map[string]*pipeline.Capture // the file's
+	made    map[string]made              // what was registered
+	entries map[string]Entry
+}
+
+// made is what was made of a registration.
+type made struct {
+	of      string
+	capture *pipeline.Capture
+}
+
+// followRetry is the pause after the log could not be followed.
+const followRetry = 5 * time.Second
+
+// Run hands over what is wanted, at first and at each change, until ctx ends. Captures of the file do not wait for the log:
+// they run with what the file says. Without a file's captures, an error that no retry mends is returned.
+func (f *Fleet) Run(ctx context.Context, wanted chan<- pipeline.Wanted) error {
+	f.own, f.made = map[string]*pipeline.Capture{}, map[string]made{}
+	for _, cc := range f.File {
+		c := f.Make(cc)
+		c.Confirm = f.confirmFile(cc.Name)
+		f.own[cc.Name] = c
+	}
+	f.hand(ctx, wanted, false)
+	said := ""
+	for {
+		err := f.follow(ctx, wanted)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var fatal *sources.FatalError
+		if errors.As(err, &fatal) && len(f.own) == 0 && len(f.made) == 0 {
+			return err
+		}
+		if err.Error() != said {
+			said = err.Error()
+			f.Logger.Warn("what is registered in the log is not followed for now; captures go on as they are", "error", err)
+		}
+		f.hand(ctx, wanted, len(f.made) == 0)
+		select {
+		case <-ctx.Done():
+		case <-time.After(followRetry):
+		}
+	}
+}
+
+// hand tells what is wanted now.
+func (f *Fleet) hand(ctx context.Context, wanted chan<- pipeline.Wanted, settled bool) {
+	all := slices.Collect(maps.Values(f.own))
+	for _, m := range f.made {
+		all = append(all, m.capture)
+	}
+	select {
+	case wanted <- pipeline.Wanted{Captures: all, Settled: settled}:
+	case <-ctx.Done():
+	}
+}
+
+// follow reads what is registered and goes on with what changes. It returns with an error, or when ctx ends.
+func (f *Fleet) follow(ctx context.Context, wanted chan<- pipeline.Wanted) error {
+	cl, err := f.Store.Log.Client()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if err := f.Store.Log.MakeTopic(ctx, cl, Topic, f.Store.Replication); err != nil {
+		return err
+	}
+	starts, ends, err := checkpoint.Bounds(ctx, cl, Topic.Name)
+	if err != nil {
+		return err
+	}
+	entries := map[string]Entry{}
+	for p, end := range ends {
+		err := checkpoint.Scan(ctx, cl, Topic.Name, int32(p), starts[p], end, func(r *kgo.Record) error {
+			apply(entries, r)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := f.register(ctx, entries); err != nil {
+		return err
+	}
+	update := func() {
+		f.entries = entries
+		f.reconcile()
+		f.hand(ctx, wanted, len(f.own) > 0 && len(f.made) == 0)
+	}
+	update()
+	f.Logger.Debug("following what is registered", "captures", len(entries))
+	return checkpoint.Follow(ctx, cl, Topic.Name, ends, func(r *kgo.Record) error {
+		apply(entries, r)
+		update()
+		return nil
+	})
+}
+
+// register makes the file's captures known in the log, and says what was in the file before and is no more.
+func (f *Fleet) register(ctx context.Context, entries map[string]Entry) error {
+	named := map[string]bool{}
+	for _, cc := range f.File {
+		named[cc.Name] = true
+		if e, ok := entries[cc.Name]; ok && e.Err == nil && e.File == f.FileName && string(e.Capture) == string(cc.Written) {
+			continue
+		}
+		err := f.Store.Update(ctx, cc.Name, func(stands *Entry) (*Registration, error) {
+			r := &Registration{Capture: cc.Written, File: f.FileName}
+			if stands == nil || stands.Err != nil {
+				return r, nil
+			}
+			if stands.Removing { // which Confirm reports
+				return nil, ErrUnchanged
+			}
+			if stands.File == "" {
+				f.Logger.Warn("the capture was registered by a command; now the config file has it, and what stands there holds", "capture", cc.Name)
+			}
+			r.Snapshot = stands.Snapshot
+			return r, nil
+		})
+		if err != nil {
+			return fmt.Errorf("capture %s: %w", cc.Name, err)
+		}
+	}
+	for name, e := range entries {
+		if e.File == f.FileName && !named[name] && !e.Removing {
+			f.Logger.Warn("the config file had this capture and has it no more: it does not run, and what it made at its source stays there; "+
+				"put it back into the file, or remove it for good: weft capture remove "+name, "capture", name)
+		}
+	}
+	return nil
+}
+
+// reconcile makes what the registrations ask for.
+func (f *Fleet) reconcile() {
+	for name, e := range f.entries {
+		c := f.own[name]
+		if c == nil && e.File == "" && !e.Removing {
+			c = f.capture(name, e)
+		} else {
+			delete(f.made, name)
+		}
+		if s := e.Snapshot; s != nil && c != nil {
+			c.RequestSnapshot(pipeline.SnapshotRequest{ID: s.ID, Tables: s.Tables, Where: s.Where, Cancel: s.Cancel, CancelSnapshot: s.CancelSnapshot})
+		}
+	}
+	for name := range f.made {
+		if _, ok := f.entries[name]; !ok {
+			delete(f.made, name)
+		}
+	}
+}
+
+// capture is what runs a registered capture: the one that does already, unless the registration has changed.
+func (f *Fleet) capture(name string, e Entry) *pipeline.Capture {
+	of := string(e.Capture)
+	if e.Err != nil {
+		of = e.Err.Error()
+	}
+	if m, ok := f.made[name]; ok && m.of == of {
+		return m.capture
+	}
+	var cc *configs.Capture
+	err := e.Err
+	if err == nil {
+		cc, err = f.Parse(e.Registration)
+	}
+	var c *pipeline.Capture
+	if err != nil {
+		var fatal *sources.FatalError
+		if !errors.As(err, &fatal) {
+			err = sources.Fatal(fmt.Sprintf("set what it lacks where weft run starts, and start that again; or register it anew: weft capture remove %s "+
+				"--keep-source, and weft capture add", name), "its registration cannot be used here: %w", err)
+		}
+		c = f.Make(configs.Capture{Name: name})
+		c.Preflight = func(context.Context) error { return err }
+	} else {
+		c = f.Make(*cc)
+		c.Confirm = f.confirm(name, of)
+	}
+	f.made[name] = made{of, c}
+	return c
+}
+
+// confirm tells whether a registered capture is still to run as it was made.
+func (f *Fleet) confirm(name, of string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		e, err := f.registered(ctx, name)
+		switch {
+		case err != nil:
+			return err
+		case e == nil || e.Removing:
+			return sources.Fatal("nothing, it was asked for", "the capture is being removed")
+		case e.File != "" || string(e.Capture) != of:
+			return errors.New("its registration has just changed")
+		}
+		return nil
+	}
+}
+
+// confirmFile tells whether a capture of the file may run.
+func (f *Fleet) confirmFile(name string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		e, err := f.registered(ctx, name)
+		if err == nil && e != nil && e.Removing {
+			err = sources.Fatal(fmt.Sprintf("take it out of the config file, run weft capture remove %s again, and then put it back to begin anew", name),
+				"the removal of the capture has begun and is not finished")
+		}
+		return err
+	}
+}
+
+// registered is what stands for a capture now, nil for nothing.
+func (f *Fleet) registered(ctx context.Context, name string) (*Entry, error) {
+	cl, err := f.Store.Log.Client()
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Close()
+	return LoadOne(ctx, cl, name)
+}
