@@ -18,6 +18,9 @@ var (
 	topicPart   = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
 )
 
+// nameRule is captureName in words. Slots, transactional ids and the keys of records are made of a capture's name.
+const nameRule = "1 to 50 of a-z, 0-9, '_' and '-', and begin with a letter or digit"
+
 // maxMemory bounds each setting that is an amount of memory; more is taken for a typing error.
 const maxMemory = GiB
 
@@ -192,7 +195,7 @@ func inherit(d *decoder, path string, own *TopicOptions, from TopicOptions) {
 func (d *decoder) checkCapture(path string, c *Capture, profile Profile) {
 	d.require(path, "name", "source", "tables")
 	if p := join(path, "name"); d.good(p) && !captureName.MatchString(c.Name) {
-		d.wrong(p, "must be 1 to 50 of a-z, 0-9, '_' and '-', and begin with a letter or digit")
+		d.wrong(p, "must be %s", nameRule)
 	}
 	if p := join(path, "tables"); d.good(p) {
 		if len(c.Tables) == 0 {

@@ -76,12 +76,19 @@ The exit code is 1 if there is a problem; a server that does not answer is one.`
 
 // check looks at the log, and then at the captures that choose returns, beside each other.
 func check(ctx context.Context, c *configs.Config, logger hclog.Logger, choose func(known) ([]configs.Capture, error)) (*checkReport, error) {
-	r := &checkReport{}
 	log, found := openLogToCheck(c.Log, logger)
-	r.Log = found
-	var cl *kgo.Client
 	if log != nil {
 		defer func() { _ = log.close() }() // it was only read
+	}
+	return checkOpen(ctx, c, log, found, choose)
+}
+
+// checkOpen is check with an open log, and what opening it has found. The log is nil where it cannot be asked.
+func checkOpen(ctx context.Context, c *configs.Config, log *logHandle, found []sources.Finding,
+	choose func(known) ([]configs.Capture, error)) (*checkReport, error) {
+	r := &checkReport{Log: found}
+	var cl *kgo.Client
+	if log != nil {
 		cl, r.Log = checkLog(ctx, c, log, r.Log)
 	}
 	all := ofFile(c)
@@ -126,6 +133,9 @@ func check(ctx context.Context, c *configs.Config, logger hclog.Logger, choose f
 	return r, nil
 }
 
+// registrationSubject begins what is said of a registration.
+const registrationSubject = "registration "
+
 // registrations adds what is wrong with them, and returns all captures that are known.
 func (r *checkReport) registrations(ctx context.Context, c *configs.Config, cl *kgo.Client, file known) known {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
@@ -136,7 +146,7 @@ func (r *checkReport) registrations(ctx context.Context, c *configs.Config, cl *
 		return file
 	}
 	for _, name := range all.names() {
-		k, subject := all[name], "registration "+name
+		k, subject := all[name], registrationSubject+name
 		switch {
 		case k.OfFile:
 		case k.orphan(c):
