@@ -36,6 +36,9 @@ func (d *decoder) check(c *Config) {
 			d.wrong(p, "%q is not HOST:PORT; write 127.0.0.1:9464, or :9464 for every address", c.Admin.Listen)
 		}
 	}
+	if p := "fleet"; d.good(p) && !captureName.MatchString(c.Fleet) {
+		d.wrong(p, "must be %s", nameRule)
+	}
 	d.checkTopics("topics", &c.Topics)
 	if p := "topics.replication"; d.good(p) && d.set("log.embedded") && c.Topics.Replication > 1 {
 		d.wrong(p, "the embedded log keeps one copy; remove the line, or use brokers")

@@ -21,6 +21,7 @@ type Config struct {
 	Topics   Topics    `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"The topics that tables are written to."`
 	Logging  Logging   `yaml:"logging,omitempty" json:"logging,omitempty" jsonschema:"The daemon's own messages, on standard error."`
 	Admin    Admin     `yaml:"admin,omitempty" json:"admin,omitempty" jsonschema:"Where the daemon tells of itself: /metrics, /healthz and /readyz."`
+	Fleet    string    `yaml:"fleet,omitempty" json:"fleet,omitempty" jsonschema:"Daemons of the same fleet share the captures that are registered for it. Default default."`
 	Captures []Capture `yaml:"captures,omitempty" json:"captures,omitempty" jsonschema:"What is captured: one entry a database. More can be registered while the daemon runs."`
 }
 

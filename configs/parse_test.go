@@ -47,6 +47,7 @@ func TestDefaults(t *testing.T) {
 		Topics:  Topics{Replication: -1, Create: true, TopicOptions: topics},
 		Logging: Logging{Level: "info", Format: TextFormat},
 		Admin:   Admin{Enabled: true, Listen: "127.0.0.1:9464"},
+		Fleet:   "default",
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake", Source: &fakeSource{URL: "u", Slot: "weft", Poll: time.Second},
 			Tables: []string{"public.orders"}, Snapshot: SnapshotNever, OnGap: StopOnGap,
@@ -82,6 +83,7 @@ func TestEveryField(t *testing.T) {
 		Topics:  Topics{Replication: 3, TopicOptions: topics},
 		Logging: Logging{Level: "debug", Format: JSONFormat},
 		Admin:   Admin{Listen: ":9000"},
+		Fleet:   "shop",
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake",
 			Source: &fakeSource{

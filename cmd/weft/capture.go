@@ -240,7 +240,7 @@ func (a *app) addCapture(ctx context.Context, name string, f *captureFlags) (err
 		if !sameEntry(now, stands.Entry) {
 			return nil, fmt.Errorf("the registration of capture %s has changed meanwhile; look at it with weft capture list, and try again", name)
 		}
-		r := &fleet.Registration{Capture: cc.Written}
+		r := &fleet.Registration{Capture: cc.Written, Fleet: c.Fleet}
 		if now != nil && now.Err == nil {
 			r.Snapshot, extended = now.Snapshot, now.File == ""
 		}
@@ -278,6 +278,8 @@ func mayRegister(c *configs.Config, name string, stands knownCapture, f *capture
 		return fmt.Errorf("the removal of capture %s has begun and is not finished; finish it first: weft capture remove %[1]s", name)
 	case e.File != "" && reported && time.Since(said.At) < status.Fresh:
 		return fmt.Errorf("capture %s is in the config file %s, whose daemon %s runs it; change it there", name, e.File, said.Daemon)
+	case e.File == "" && e.Fleet != c.Fleet:
+		return fmt.Errorf("capture %s is registered for the daemons of fleet %s, the config file %s is of fleet %s", name, e.Fleet, c.File, c.Fleet)
 	case e.File == "" && !f.extends():
 		return fmt.Errorf("capture %s is registered already; to add tables give only --table, for anything else remove it first: weft capture remove %[1]s", name)
 	}

@@ -76,9 +76,9 @@ func (k known) names() []string {
 	})
 }
 
-// runs says that a daemon with this config file runs the capture.
-func (k knownCapture) runs() bool {
-	return k.OfFile || k.Err == nil && k.Entry.File == "" && !k.Entry.Removing
+// runs says that a daemon with this config file runs the capture, or one that shares it with that.
+func (k knownCapture) runs(c *configs.Config) bool {
+	return k.OfFile || k.Err == nil && k.Entry.File == "" && k.Entry.Fleet == c.Fleet && !k.Entry.Removing
 }
 
 // orphan says that the capture is from a config file that has it no more, as far as this command's can tell.

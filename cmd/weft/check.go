@@ -55,7 +55,7 @@ The exit code is 1 if there is a problem; a server that does not answer is one.`
 			if err != nil {
 				return err
 			}
-			r, err := check(cmd.Context(), c, a.logger(c.Logging), func(all known) ([]configs.Capture, error) { return all.choose(args) })
+			r, err := check(cmd.Context(), c, a.logger(c.Logging), func(all known) ([]configs.Capture, error) { return all.choose(c, args) })
 			if err != nil {
 				return err
 			}
@@ -155,7 +155,7 @@ func (r *checkReport) registrations(ctx context.Context, c *configs.Config, cl *
 		case k.Entry.Removing:
 			r.Log = append(r.Log, sources.Finding{Level: sources.Warning, Subject: subject, Remedy: "weft capture remove " + name,
 				Text: "its removal has begun and is not finished"})
-		case k.Entry.File == "" && k.Err != nil:
+		case k.Entry.Err != nil || k.Entry.File == "" && k.Entry.Fleet == c.Fleet && k.Err != nil:
 			r.Log = append(r.Log, sources.Found(subject, k.Err))
 		}
 	}
@@ -163,7 +163,7 @@ func (r *checkReport) registrations(ctx context.Context, c *configs.Config, cl *
 }
 
 // choose returns the captures with these names, or all that this daemon would run.
-func (k known) choose(names []string) ([]configs.Capture, error) {
+func (k known) choose(c *configs.Config, names []string) ([]configs.Capture, error) {
 	all := len(names) == 0
 	if all {
 		names = k.names()
@@ -174,7 +174,7 @@ func (k known) choose(names []string) ([]configs.Capture, error) {
 		switch {
 		case !ok:
 			return nil, &exitError{exitUsage, fmt.Errorf("there is no capture %q, in the config file or registered", name)}
-		case one.Capture != nil && (!all || one.runs()):
+		case one.Capture != nil && (!all || one.runs(c)):
 			chosen = append(chosen, *one.Capture)
 		case !all:
 			return nil, failed(fmt.Errorf("capture %s: %w", name, one.Err))

@@ -134,7 +134,7 @@ func findCapture(ctx context.Context, c *configs.Config, log *logHandle, name st
 			return nil, failed(err)
 		}
 	}
-	chosen, err := all.choose([]string{name})
+	chosen, err := all.choose(c, []string{name})
 	if err != nil {
 		return nil, err
 	}

@@ -100,7 +100,7 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		},
 	}
 	f := &fleet.Fleet{
-		Store: store(c, log), File: c.Captures, FileName: fileName(c), Logger: logger,
+		Name: c.Fleet, Alone: c.Log.Embedded != nil, Store: store(c, log), File: c.Captures, FileName: fileName(c), Logger: logger,
 		Parse: func(r fleet.Registration) (*configs.Capture, error) { return registered(c, r) },
 		Make: func(cc configs.Capture) *pipeline.Capture {
 			one := capture(c, cc, log, logger)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -17,9 +18,13 @@ import (
 	"weft/sources"
 )
 
-// Fleet says which captures a daemon is to run: those of its config file, and those that are registered in the log.
+// Fleet says which captures a daemon is to run: those of its config file, and its share of those that are registered in the
+// log. The daemons of one name share them.
 type Fleet struct {
+	Name  string
 	Store *Store
+	// Alone says that no other daemon can be at the log.
+	Alone bool
 	// File are the captures of the daemon's config file, and FileName is that file, as HOST:PATH.
 	File     []configs.Capture
 	FileName string
@@ -28,9 +33,12 @@ type Fleet struct {
 	Make   func(configs.Capture) *pipeline.Capture
 	Logger hclog.Logger
 
-	own     map[string]*pipeline.Capture // the file's
-	made    map[string]made              // what was registered
+	own  map[string]*pipeline.Capture // the file's
+	made map[string]made              // of what is registered, by name
+
+	mu      sync.Mutex // of what follows and changes
 	entries map[string]Entry
+	group   *group // nil where it is alone, and before it has joined
 }
 
 // made is what was made of a registration.
@@ -66,7 +74,7 @@ func (f *Fleet) Run(ctx context.Context, wanted chan<- pipeline.Wanted) error {
 			said = err.Error()
 			f.Logger.Warn("what is registered in the log is not followed for now; captures go on as they are", "error", err)
 		}
-		f.hand(ctx, wanted, len(f.made) == 0)
+		f.hand(ctx, wanted, len(f.own) > 0 && len(f.made) == 0)
 		select {
 		case <-ctx.Done():
 		case <-time.After(followRetry):
@@ -113,18 +121,90 @@ func (f *Fleet) follow(ctx context.Context, wanted chan<- pipeline.Wanted) error
 	if err := f.register(ctx, entries); err != nil {
 		return err
 	}
-	update := func() {
-		f.entries = entries
-		f.reconcile()
-		f.hand(ctx, wanted, len(f.own) > 0 && len(f.made) == 0)
-	}
+	f.mu.Lock()
+	f.entries = entries
+	f.mu.Unlock()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	update := func() { f.update(ctx, wanted) }
 	update()
-	f.Logger.Debug("following what is registered", "captures", len(entries))
-	return checkpoint.Follow(ctx, cl, Topic.Name, ends, func(r *kgo.Record) error {
+	shared := make(chan error, 1)
+	if f.Alone {
+		shared <- nil
+	} else if err := f.share(ctx, update, shared, stop); err != nil {
+		return err
+	}
+	err = checkpoint.Follow(ctx, cl, Topic.Name, ends, func(r *kgo.Record) error {
+		f.mu.Lock()
 		apply(entries, r)
+		f.mu.Unlock()
 		update()
 		return nil
 	})
+	stop()
+	return errors.Join(err, <-shared)
+}
+
+// share joins the fleet's group. The goroutine that stays in it ends with ctx, or calls stop with its error in done.
+func (f *Fleet) share(ctx context.Context, update func(), done chan<- error, stop func()) error {
+	g, err := join(f.Store.Log, f.Name, update)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.group = g
+	f.mu.Unlock()
+	go func() {
+		err := g.run(ctx)
+		stop()
+		g.close()
+		done <- err
+	}()
+	return nil
+}
+
+// update makes what is registered and this daemon's, and hands it over. Until the group has told which that is, what runs goes
+// on.
+func (f *Fleet) update(ctx context.Context, wanted chan<- pipeline.Wanted) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil { // the group is being left, and tells it
+		return
+	}
+	var mine map[int32]bool
+	if f.group != nil {
+		mine = f.group.partitions()
+	}
+	registered := 0
+	for name, e := range f.entries {
+		c := f.own[name]
+		switch {
+		case c != nil || !f.runs(e):
+			delete(f.made, name)
+		case f.Alone || mine[PartitionOf(name)]:
+			c = f.capture(name, e)
+			registered++
+		case mine != nil:
+			delete(f.made, name)
+			registered++
+		default:
+			registered++
+		}
+		if s := e.Snapshot; s != nil && c != nil {
+			c.RequestSnapshot(pipeline.SnapshotRequest{ID: s.ID, Tables: s.Tables, Where: s.Where, Cancel: s.Cancel, CancelSnapshot: s.CancelSnapshot})
+		}
+	}
+	for name := range f.made {
+		if _, ok := f.entries[name]; !ok {
+			delete(f.made, name)
+		}
+	}
+	f.hand(ctx, wanted, len(f.own) > 0 && registered == 0)
+}
+
+// runs tells whether a daemon of this fleet is to run the capture. One that cannot be read may be of any.
+func (f *Fleet) runs(e Entry) bool {
+	return e.Err != nil || e.File == "" && e.Fleet == f.Name && !e.Removing
 }
 
 // register makes the file's captures known in the log, and says what was in the file before and is no more.
@@ -160,26 +240,6 @@ func (f *Fleet) register(ctx context.Context, entries map[string]Entry) error {
 		}
 	}
 	return nil
-}
-
-// reconcile makes what the registrations ask for.
-func (f *Fleet) reconcile() {
-	for name, e := range f.entries {
-		c := f.own[name]
-		if c == nil && e.File == "" && !e.Removing {
-			c = f.capture(name, e)
-		} else {
-			delete(f.made, name)
-		}
-		if s := e.Snapshot; s != nil && c != nil {
-			c.RequestSnapshot(pipeline.SnapshotRequest{ID: s.ID, Tables: s.Tables, Where: s.Where, Cancel: s.Cancel, CancelSnapshot: s.CancelSnapshot})
-		}
-	}
-	for name := range f.made {
-		if _, ok := f.entries[name]; !ok {
-			delete(f.made, name)
-		}
-	}
 }
 
 // capture is what runs a registered capture: the one that does already, unless the registration has changed.

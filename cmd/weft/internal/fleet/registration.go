@@ -42,6 +42,8 @@ type Registration struct {
 	// File is the config file that the capture is from, as HOST:PATH; empty where a command registered it. Who has the file
 	// runs it, with what stands there; the registration only shows it to others.
 	File string `json:"file,omitempty"`
+	// Fleet names the daemons that share it, where a command registered it.
+	Fleet string `json:"fleet,omitempty"`
 	// Removing: it runs no more, and what it made at its source and in the log is being removed.
 	Removing bool `json:"removing,omitempty"`
 	// Snapshot is the last request for one, nil for none.
