@@ -292,3 +292,68 @@ func TestCheckpointThatCannotBeRead(t *testing.T) {
 	s.arrives(t, "other", "again")
 	d.end(t)
 }
+
+// TestCaptureOfFile: the file's captures hold, are shown, and are changed in the file alone; one that has left it is shown until
+// it is removed.
+func TestCaptureOfFile(t *testing.T) {
+	s := newShop(t, "")
+	s.table(t, "more")
+	d := s.start(t)
+	s.arrives(t, "item", "a")
+	const inUse = "capture items is in the config file "
+	if code, out, errs := s.add(t, "items", "--table", "more"); code != exitUsage || !strings.Contains(errs, inUse) || !strings.Contains(errs, "start weft run again") {
+		t.Errorf("add: %d, %s%s", code, out, errs)
+	}
+	if code, out, errs := weft(t, "capture", "remove", "items", "--yes", "-c", s.config); code != exitUsage || !strings.Contains(errs, inUse) {
+		t.Errorf("remove: %d, %s%s", code, out, errs)
+	}
+	if _, out, _ := weft(t, "capture", "list", "-c", s.config); !strings.Contains(out, "items") || !strings.Contains(out, s.config) {
+		t.Errorf("list printed:\n%s", out)
+	}
+	// Another config file for the same log, while the daemon runs.
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(s.dir, "other.yaml")
+	without := string(text[:strings.Index(string(text), "captures:")])
+	if err := os.WriteFile(other, []byte(without), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the file's capture is known in the log", func() bool {
+		_, out, _ := weft(t, "capture", "list", "-c", other)
+		return strings.Contains(out, "items")
+	})
+	if code, _, errs := weft(t, "capture", "remove", "items", "--yes", "-c", other); code != exitUsage || !strings.Contains(errs, "runs it; take it out there") {
+		t.Errorf("remove with another file: %d, %s", code, errs)
+	}
+	if code, _, errs := weft(t, "capture", "add", "items", "--source", "sqlite", "--set", "path=x", "--table", "item", "-c", other); code != exitUsage ||
+		!strings.Contains(errs, "runs it; change it there") {
+		t.Errorf("add with another file: %d, %s", code, errs)
+	}
+	d.end(t)
+
+	s.write(t, without)
+	d = s.run(t)
+	eventually(t, "it is shown as left", func() bool {
+		_, out, _ := weft(t, "capture", "list", "-c", s.config)
+		return strings.Contains(out, "left by file") && strings.Contains(out, "weft capture remove items")
+	})
+	if _, out, _ := weft(t, "status", "-c", s.config); !strings.Contains(out, "not running") {
+		t.Errorf("status printed:\n%s", out)
+	}
+	if code, out, _ := weft(t, "check", "-c", s.config); code != exitDone || !strings.Contains(out, "warning  registration items: the config file had this capture") {
+		t.Errorf("check printed %d\n%s", code, out)
+	}
+	if code, out, errs := s.add(t, "others", "--source", "sqlite", "--set", "path="+filepath.Join(s.dir, "shop.db"), "--table", "more"); code != exitDone {
+		t.Fatalf("add: %d, %s%s", code, out, errs)
+	}
+	s.arrives(t, "more", "b") // so the daemon has seen what is registered
+	if code, out, errs := weft(t, "capture", "remove", "items", "--yes", "-c", s.config); code != exitDone || !strings.Contains(out, "is removed") {
+		t.Errorf("remove: %d, %s%s", code, out, errs)
+	}
+	d.end(t)
+	if !strings.Contains(d.log.String(), "the config file had this capture and has it no more") {
+		t.Errorf("the daemon does not say so:\n%s", d.log)
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"weft/cmd/weft/internal/pipeline"
 	"weft/configs"
@@ -341,4 +342,31 @@ func TestFleetShares(t *testing.T) {
 		t.Error(err)
 	}
 	w.until(t, fmt.Sprint(all, false))
+}
+
+// Without rights on the log nothing is registered, and the error says what is lacking; so does a daemon that has nothing else to
+// run.
+func TestWithoutRights(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "admin", "admin"),
+		kfake.User("PLAIN", "weft", "hunter2", kfake.ACL{Resource: kmsg.ACLResourceTypeTransactionalId, Name: "weft-",
+			Pattern: kmsg.ACLResourcePatternTypePrefixed, Operation: kmsg.ACLOperationWrite, Allow: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	login, err := (&sink.SASL{Mechanism: "PLAIN", Username: "weft", Password: "hunter2"}).Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Store{Log: &sink.Log{Brokers: c.ListenAddrs(), Profile: "kafka", CommitBytes: 1 << 20, SASL: login}, Replication: -1}
+	err = s.Update(t.Context(), "a", func(*Entry) (*Registration, error) { return &Registration{Capture: text("1")}, nil })
+	var fatal *sources.FatalError
+	if !errors.As(err, &fatal) || !strings.Contains(fatal.Remedy, "allow this principal") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("Update gave %v", err)
+	}
+	f := &Fleet{Name: "default", Store: s, Logger: hclog.NewNullLogger()}
+	wanted := make(chan pipeline.Wanted, 10)
+	if err := f.Run(t.Context(), wanted); !errors.As(err, &fatal) {
+		t.Errorf("Run gave %v", err)
+	}
 }
