@@ -47,3 +47,8 @@ func CheckClash(c Capture, others []Capture) error {
 	}
 	return errors.Join(errs...)
 }
+
+// HasTable tells whether the capture's tables, or patterns, give this one.
+func (c *Capture) HasTable(table string) bool {
+	return slices.ContainsFunc(c.Tables, func(pattern string) bool { return matches(pattern, table) })
+}

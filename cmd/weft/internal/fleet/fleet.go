@@ -33,8 +33,9 @@ type Fleet struct {
 	Make   func(configs.Capture) *pipeline.Capture
 	Logger hclog.Logger
 
-	own  map[string]*pipeline.Capture // the file's
-	made map[string]made              // of what is registered, by name
+	own   map[string]*pipeline.Capture // the file's
+	made  map[string]made              // of what is registered, by name
+	asked map[string]asked             // the last request by name
 
 	mu      sync.Mutex // of what follows and changes
 	entries map[string]Entry
@@ -47,13 +48,20 @@ type made struct {
 	capture *pipeline.Capture
 }
 
+// asked is a request that was handed to a capture.
+type asked struct {
+	capture *pipeline.Capture
+	id      string
+	cancel  bool
+}
+
 // followRetry is the pause after the log could not be followed.
 const followRetry = 5 * time.Second
 
 // Run hands over what is wanted, at first and at each change, until ctx ends. Captures of the file do not wait for the log:
 // they run with what the file says. Without a file's captures, an error that no retry mends is returned.
 func (f *Fleet) Run(ctx context.Context, wanted chan<- pipeline.Wanted) error {
-	f.own, f.made = map[string]*pipeline.Capture{}, map[string]made{}
+	f.own, f.made, f.asked = map[string]*pipeline.Capture{}, map[string]made{}, map[string]asked{}
 	for _, cc := range f.File {
 		c := f.Make(cc)
 		c.Confirm = f.confirmFile(cc.Name)
@@ -190,8 +198,8 @@ func (f *Fleet) update(ctx context.Context, wanted chan<- pipeline.Wanted) {
 		default:
 			registered++
 		}
-		if s := e.Snapshot; s != nil && c != nil {
-			c.RequestSnapshot(pipeline.SnapshotRequest{ID: s.ID, Tables: s.Tables, Where: s.Where, Cancel: s.Cancel, CancelSnapshot: s.CancelSnapshot})
+		if e.Snapshot != nil && c != nil {
+			f.ask(name, c, *e.Snapshot)
 		}
 	}
 	for name := range f.made {
@@ -200,6 +208,16 @@ func (f *Fleet) update(ctx context.Context, wanted chan<- pipeline.Wanted) {
 		}
 	}
 	f.hand(ctx, wanted, len(f.own) > 0 && registered == 0)
+}
+
+// ask hands a request to the capture, once to each that runs under the name.
+func (f *Fleet) ask(name string, c *pipeline.Capture, s SnapshotRequest) {
+	now := asked{c, s.ID, s.Cancel}
+	if f.asked[name] == now {
+		return
+	}
+	f.asked[name] = now
+	c.Ask(pipeline.SnapshotRequest{ID: s.ID, Tables: s.Tables, Where: s.Where, Cancel: s.Cancel})
 }
 
 // runs tells whether a daemon of this fleet is to run the capture. One that cannot be read may be of any.

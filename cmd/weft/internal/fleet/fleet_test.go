@@ -223,8 +223,8 @@ func TestFleetFollows(t *testing.T) {
 	s.put(t, "new", &Registration{Capture: text("1"), Snapshot: &SnapshotRequest{ID: "r1", Tables: []string{"a"}, Where: "x > 1"}})
 	fresh := w.capture("new")
 	w.until(t, "[mine new old] false")
-	if w.capture("new") != fresh || fresh.Requested() == nil || fresh.Requested().ID != "r1" || fresh.Requested().Where != "x > 1" {
-		t.Errorf("requested is %+v", fresh.Requested())
+	if w.capture("new") != fresh || fresh.Asked() == nil || fresh.Asked().ID != "r1" || fresh.Asked().Where != "x > 1" {
+		t.Errorf("requested is %+v", fresh.Asked())
 	}
 	// What is registered otherwise is another capture.
 	s.put(t, "new", &Registration{Capture: text("2")})
@@ -287,7 +287,7 @@ func TestFleetRegistersItsFile(t *testing.T) {
 	if err != nil || e.File != "here:weft.yaml" || string(e.Capture) != string(text("file")) || e.Snapshot == nil {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if r := w.capture("mine").Requested(); r == nil || r.ID != "r1" {
+	if r := w.capture("mine").Asked(); r == nil || r.ID != "r1" {
 		t.Errorf("requested of the file's capture is %+v", r)
 	}
 	if err := w.capture("mine").Confirm(t.Context()); err != nil {

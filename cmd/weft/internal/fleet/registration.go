@@ -62,11 +62,10 @@ type SnapshotRequest struct {
 	Tables []string `json:"tables,omitempty"`
 	// Where is a condition in the datastore's language, empty for all rows.
 	Where string `json:"where,omitempty"`
-	// Cancel ends the snapshot that this request asked for; with CancelSnapshot, the one of that number
-	// (checkpoint.Snapshot.ID), which no request asked for.
-	Cancel         bool      `json:"cancel,omitempty"`
-	CancelSnapshot int64     `json:"cancel_snapshot,omitempty"`
-	At             time.Time `json:"at"`
+	// Cancel ends the snapshot that ID asked for, instead of asking for one; of a snapshot that nobody asked for ID is the
+	// number (checkpoint.Snapshot.ID).
+	Cancel bool      `json:"cancel,omitempty"`
+	At     time.Time `json:"at"`
 }
 
 // Entry is a registration as the log holds it.

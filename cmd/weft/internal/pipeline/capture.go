@@ -39,10 +39,10 @@ type Capture struct {
 	// ends the Run. What it finds to stand, nobody has changed who must be the capture's only writer for that.
 	Confirm func(context.Context) error
 
-	source    atomic.Pointer[sources.Source] // while it is open
-	writer    atomic.Pointer[sink.Writer]    // likewise
-	requested atomic.Pointer[SnapshotRequest]
-	figures   figures
+	source  atomic.Pointer[sources.Source] // while it is open
+	writer  atomic.Pointer[sink.Writer]    // likewise
+	asked   atomic.Pointer[SnapshotRequest]
+	figures figures
 }
 
 // Lag is how far the capture is behind, as its source knows. Any goroutine may call it.

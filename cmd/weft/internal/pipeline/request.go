@@ -7,14 +7,12 @@ type SnapshotRequest struct {
 	// Tables are SCHEMA.TABLE; none for all of the capture's. Where is a condition in the datastore's own language.
 	Tables []string
 	Where  string
-	// Cancel ends the snapshot that the request asked for, or that of the number CancelSnapshot, which none asked for.
-	Cancel         bool
-	CancelSnapshot int64
+	// Cancel ends the snapshot that ID asked for, or that of the number ID, instead of asking for one.
+	Cancel bool
 }
 
-// RequestSnapshot hands the capture the newest request, which takes the place of the one before. Any goroutine may call it, and
-// repeat a request.
-func (c *Capture) RequestSnapshot(r SnapshotRequest) { c.requested.Store(&r) }
+// Ask hands the capture a request. Any goroutine may call it, and ask twice.
+func (c *Capture) Ask(r SnapshotRequest) { c.asked.Store(&r) }
 
-// Requested is the newest request, or nil.
-func (c *Capture) Requested() *SnapshotRequest { return c.requested.Load() }
+// Asked is the newest request, or nil.
+func (c *Capture) Asked() *SnapshotRequest { return c.asked.Load() }
