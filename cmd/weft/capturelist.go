@@ -25,7 +25,7 @@ func captureListCommand(a *app) *cobra.Command {
 				if err != nil {
 					return failed(err)
 				}
-				var list []listedCapture
+				list := []listedCapture{}
 				for _, name := range all.names() {
 					list = append(list, all[name].listed(r.config, name))
 				}

@@ -12,6 +12,7 @@ import (
 	"weft/checkpoint"
 	"weft/cmd/weft/internal/status"
 	"weft/sources"
+	"weft/sources/all"
 )
 
 // captureStatus is one capture as `weft status` shows it: what the daemon last said, on top of what the log holds.
@@ -67,7 +68,7 @@ func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []captureStatus
+	list := []captureStatus{}
 	known, err := knownCaptures(ctx, r.config, r.cl)
 	if err != nil {
 		return nil, err
@@ -92,9 +93,9 @@ func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
 				s.LagBytes = &said.LagBytes
 			}
 		}
-		all = append(all, s)
+		list = append(list, s)
 	}
-	return all, nil
+	return list, nil
 }
 
 // describe fills in what the capture is, as far as that can be told here, and what is wrong with it.
@@ -105,7 +106,11 @@ func (k knownCapture) describe(s *captureStatus) {
 	}
 	s.Tables = []string{}
 	if k.Entry.Err == nil {
-		s.Connector, s.Tables = k.Entry.SourceAndTables()
+		var source string
+		source, s.Tables = k.Entry.SourceAndTables()
+		if newConfig, ok := all.Kinds[source]; ok {
+			s.Connector = newConfig().Connector()
+		}
 	}
 	if k.Entry.File == "" {
 		s.State, s.Error = "not running", k.Err.Error()

@@ -130,7 +130,7 @@ func (f *Fleet) follow(ctx context.Context, wanted chan<- pipeline.Wanted) error
 		return err
 	}
 	f.mu.Lock()
-	f.entries = entries
+	f.entries, f.group = entries, nil
 	f.mu.Unlock()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -235,10 +235,10 @@ func (f *Fleet) register(ctx context.Context, entries map[string]Entry) error {
 		}
 		err := f.Store.Update(ctx, cc.Name, func(stands *Entry) (*Registration, error) {
 			r := &Registration{Capture: cc.Written, File: f.FileName}
-			if stands == nil || stands.Err != nil {
+			if stands == nil || stands.Err != nil && !stands.Newer {
 				return r, nil
 			}
-			if stands.Removing { // which Confirm reports
+			if stands.Removing || stands.Newer { // Confirm reports the one, and the other is not this Weft's to change
 				return nil, ErrUnchanged
 			}
 			if stands.File == "" {

@@ -125,6 +125,43 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// What a newer Weft has written is left alone.
+func TestNewerStays(t *testing.T) {
+	s := fakeStore(t, "kafka")
+	s.put(t, "a", &Registration{Capture: text("1")})
+	cl := s.client(t)
+	r := &kgo.Record{Topic: Topic.Name, Partition: PartitionOf("a"), Key: []byte("a"), Value: []byte(`{"version":2,"name":"a","writer":"v9"}`)}
+	if err := cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Update(t.Context(), "a", func(*Entry) (*Registration, error) { return nil, nil })
+	if err == nil || !strings.Contains(err.Error(), "v9") {
+		t.Errorf("Update gave %v", err)
+	}
+	w := follow(t, s, configs.Capture{Name: "a", Written: text("file")})
+	w.until(t, "[a] true")
+	if e, err := LoadOne(t.Context(), cl, "a"); err != nil || !e.Newer {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// Until the group has told what is this daemon's, what runs goes on.
+func TestFleetWhileItRejoins(t *testing.T) {
+	runs := &pipeline.Capture{Name: "a"}
+	e := Entry{Registration: Registration{Name: "a", Fleet: "default", Capture: text("1")}}
+	f := &Fleet{Name: "default", made: map[string]made{"a": {of: string(text("1")), capture: runs}}, entries: map[string]Entry{"a": e, "b": e}}
+	wanted := make(chan pipeline.Wanted, 1)
+	f.update(t.Context(), wanted)
+	if w := <-wanted; len(w.Captures) != 1 || w.Captures[0] != runs || w.Settled {
+		t.Errorf("wanted is %+v", w)
+	}
+	f.group = &group{has: map[int32]bool{}}
+	f.update(t.Context(), wanted)
+	if w := <-wanted; len(w.Captures) != 0 {
+		t.Errorf("of none of its partitions it wants %+v", w)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"version":1,"name":"a","capture":{}}`))
 	f.Fuzz(func(t *testing.T, value []byte) {

@@ -73,6 +73,8 @@ type Entry struct {
 	Registration
 	// Err says that the record is none that can be read, where it is, and how to mend it; then only Name is known.
 	Err error
+	// Newer says of Err that a newer Weft wrote the record, which this one must leave alone.
+	Newer bool
 }
 
 // SourceAndTables are what the registration says of them, for people.
@@ -103,7 +105,7 @@ func decode(r *kgo.Record) Entry {
 	switch {
 	case err != nil:
 	case reg.Version > version:
-		return Entry{Registration: Registration{Name: name}, Err: sources.Fatal("run the version of Weft that wrote it, or a newer one",
+		return Entry{Registration: Registration{Name: name}, Newer: true, Err: sources.Fatal("run the version of Weft that wrote it, or a newer one",
 			"the registration of capture %q (%s[%d] offset %d) has form %d, written by Weft %s; this Weft reads up to %d",
 			name, r.Topic, r.Partition, r.Offset, reg.Version, reg.Writer, version)}
 	case reg.Version < 1 || reg.Name != name || len(reg.Capture) == 0 || reg.Capture[0] != '{':
@@ -111,7 +113,7 @@ func decode(r *kgo.Record) Entry {
 	}
 	if err != nil {
 		return Entry{Registration: Registration{Name: name}, Err: sources.Fatal(
-			fmt.Sprintf("weft capture add %s --file CAPTURE.yaml # writes it anew", name),
+			fmt.Sprintf("weft capture add %s --file CAPTURE.yaml # writes it anew; or weft capture remove %[1]s --keep-source", name),
 			"the registration of capture %q (%s[%d] offset %d) cannot be read: %w", name, r.Topic, r.Partition, r.Offset, err)}
 	}
 	return Entry{Registration: reg}
@@ -191,6 +193,9 @@ func (s *Store) Update(ctx context.Context, name string, change func(*Entry) (*R
 	}
 	if err != nil {
 		return err
+	}
+	if stands != nil && stands.Newer {
+		return stands.Err
 	}
 	record := &kgo.Record{Topic: Topic.Name, Partition: PartitionOf(name), Key: []byte(name)}
 	if want != nil {
