@@ -194,3 +194,52 @@ func TestRemoveWhileTheServerIsDown(t *testing.T) {
 		r.d.stop()
 	})
 }
+
+// TestFleet: two daemons share what is registered. When the one that runs a capture is killed, the other takes it over; when that
+// one is stopped, the next start of the first does.
+func TestFleet(t *testing.T) {
+	to := kafkaLog(t)
+	r := newRegistrar(t, to)
+	first := r.d
+	r.start()
+	second := r.d
+	r.add()
+	orders := pulse{insert: inserter(r.conn, "orders"), broker: to.broker, topic: r.name + ".public.orders"}
+	orders.await(t, first, time.Minute)
+	runs := func() string {
+		_, out := r.weft(r.url, "status", "--json")
+		return out
+	}
+	firstRuns := strings.Contains(runs(), fmt.Sprintf(":%d\"", first.cmd.Process.Pid))
+	if !firstRuns && !strings.Contains(runs(), fmt.Sprintf(":%d\"", second.cmd.Process.Pid)) {
+		t.Fatalf("neither runs it: %s", runs())
+	}
+	if !firstRuns {
+		first, second = second, first
+	}
+	first.kill()
+	killed := time.Now()
+	orders.await(t, second, 90*time.Second)
+	t.Logf("taken over %s after a SIGKILL", time.Since(killed).Round(time.Second))
+	r.start()
+	second.stop()
+	stopped := time.Now()
+	orders.await(t, r.d, 90*time.Second)
+	t.Logf("taken over %s after a stop", time.Since(stopped).Round(time.Second))
+	seen, twice := map[string]bool{}, 0
+	records, err := readTopics(t.Context(), to.broker, r.name+".public.orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, record := range records {
+		if seen[string(record.key)] {
+			twice++
+		}
+		seen[string(record.key)] = true
+	}
+	if twice > 0 {
+		t.Errorf("%d rows are in the topic twice", twice)
+	}
+	r.must("is removed", "capture", "remove", r.name, "--yes")
+	r.d.stop()
+}

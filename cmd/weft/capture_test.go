@@ -11,6 +11,7 @@ import (
 
 	"weft/checkpoint"
 	"weft/cmd/weft/internal/fleet"
+	"weft/cmd/weft/internal/pipeline"
 	"weft/configs"
 	"weft/sources/polling"
 )
@@ -355,5 +356,26 @@ func TestCaptureOfFile(t *testing.T) {
 	d.end(t)
 	if !strings.Contains(d.log.String(), "the config file had this capture and has it no more") {
 		t.Errorf("the daemon does not say so:\n%s", d.log)
+	}
+}
+
+// A capture that is wanted again while it ends is not forgotten.
+func TestBoardForgetsTheOneThatLeft(t *testing.T) {
+	b := &board{captures: map[string]*pipeline.Capture{}, statuses: map[string]pipeline.Status{}}
+	was, is := &pipeline.Capture{Name: "a"}, &pipeline.Capture{Name: "a"}
+	b.add(was)
+	b.set(pipeline.Status{Capture: "a", State: pipeline.Stopped})
+	b.add(is)
+	b.drop(was)
+	if len(b.figures()) != 0 {
+		t.Error("the one that left is still shown")
+	}
+	b.set(pipeline.Status{Capture: "a", State: pipeline.Starting})
+	if all := b.figures(); len(all) != 1 || len(b.reports()) != 1 {
+		t.Errorf("shown are %+v", all)
+	}
+	b.drop(is)
+	if len(b.captures) != 0 {
+		t.Error("captures are kept for ever")
 	}
 }

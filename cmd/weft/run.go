@@ -93,9 +93,9 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 				publisher.Changed()
 			}
 		},
-		Left: func(capture string) {
-			logger.Info("capture has left", "capture", capture)
-			b.drop(capture)
+		Left: func(c *pipeline.Capture) {
+			logger.Info("capture has left", "capture", c.Name)
+			b.drop(c)
 			publisher.Changed()
 		},
 	}
@@ -177,12 +177,14 @@ func (b *board) add(c *pipeline.Capture) {
 	b.captures[c.Name] = c
 }
 
-// drop forgets a capture that runs here no more.
-func (b *board) drop(name string) {
+// drop forgets a capture that runs here no more. Another of its name may have been made already.
+func (b *board) drop(c *pipeline.Capture) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.captures, name)
-	delete(b.statuses, name)
+	delete(b.statuses, c.Name)
+	if b.captures[c.Name] == c {
+		delete(b.captures, c.Name)
+	}
 }
 
 // set tells whether the capture's state is another than before.

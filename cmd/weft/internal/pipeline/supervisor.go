@@ -57,7 +57,7 @@ type Supervisor struct {
 	// Observe is called with each change of a status, by one goroutine at a time. It must not block for long.
 	Observe func(Status)
 	// Left, where it is not nil, is called when a capture has ended that is no longer wanted, likewise.
-	Left func(capture string)
+	Left func(*Capture)
 
 	mu sync.Mutex
 }
@@ -127,7 +127,7 @@ func (s *Supervisor) Run(ctx context.Context, wanted <-chan Wanted) error {
 			delete(ending, name)
 			if s.Left != nil {
 				s.mu.Lock()
-				s.Left(name)
+				s.Left(l.capture)
 				s.mu.Unlock()
 			}
 		}

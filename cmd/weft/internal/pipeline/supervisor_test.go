@@ -87,7 +87,7 @@ func TestSupervisorFollowsWhatIsWanted(t *testing.T) {
 	bad := &Capture{Name: "bad", Logger: c.Logger, Preflight: func(context.Context) error { return sources.Fatal("mend it", "bad") }}
 
 	statuses, left := make(chan Status, 100), make(chan string, 10)
-	sup := &Supervisor{Observe: func(s Status) { statuses <- s }, Left: func(name string) { left <- name }}
+	sup := &Supervisor{Observe: func(s Status) { statuses <- s }, Left: func(c *Capture) { left <- c.Name }}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	wanted, done := make(chan Wanted), make(chan error, 1)
