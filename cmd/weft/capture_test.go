@@ -159,7 +159,8 @@ func TestCaptureAddExtendRemove(t *testing.T) {
 
 func TestCaptureAddRefuses(t *testing.T) {
 	s := emptyShop(t)
-	s.run(t)
+	d := s.run(t)
+	defer d.end(t)
 	item := []string{"--source", "sqlite", "--set", "path=${SHOP_PATH}", "--table", "item"}
 	if code, out, errs := s.add(t, "items", item...); code != exitDone {
 		t.Fatalf("%d, %s%s", code, out, errs)

@@ -407,3 +407,35 @@ func TestWithoutRights(t *testing.T) {
 		t.Errorf("Run gave %v", err)
 	}
 }
+
+// A daemon stops at once although the group waits for a member that has died.
+func TestLeaveWhileJoining(t *testing.T) {
+	s := fakeStore(t, "kafka")
+	cl := s.client(t)
+	if err := s.Log.MakeTopic(t.Context(), cl, Topic, -1); err != nil {
+		t.Fatal(err)
+	}
+	joined := make(chan struct{}, 1)
+	dead, err := join(s.Log, "default", func() {
+		select {
+		case joined <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-joined
+	dead.cancel() // nothing is said to the broker
+	dead.cl.Close()
+	g, err := join(s.Log, "default", func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // the broker has its request to join
+	began := time.Now()
+	g.close()
+	if took := time.Since(began); took > leaveTimeout+time.Second {
+		t.Errorf("leaving took %s", took)
+	}
+}

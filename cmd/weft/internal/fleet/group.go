@@ -27,6 +27,7 @@ const (
 // stopping them when the new one starts does no harm, since a capture's writer fences the one before.
 type group struct {
 	cl      *kgo.Client
+	cancel  context.CancelFunc // of all that the client has under way
 	id      string
 	changed func()
 
@@ -37,8 +38,11 @@ type group struct {
 // join returns at once; changed is called whenever the partitions are others.
 func join(l *sink.Log, fleet string, changed func()) (*group, error) {
 	g := &group{id: "weft-" + fleet, changed: changed}
+	ctx, cancel := context.WithCancel(context.Background())
+	g.cancel = cancel
 	var err error
 	g.cl, err = l.Client(
+		kgo.WithContext(ctx),
 		kgo.ConsumerGroup(g.id),
 		kgo.ConsumeTopics(Topic.Name),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
@@ -50,6 +54,7 @@ func join(l *sink.Log, fleet string, changed func()) (*group, error) {
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, p map[string][]int32) { g.set(p, false) }),
 	)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	g.cl.PauseFetchTopics(Topic.Name)
@@ -97,10 +102,11 @@ func (g *group) run(ctx context.Context) error {
 	return nil
 }
 
-// close leaves the group.
+// close leaves the group. A join that is under way waits at the broker for members that have died, so it is given up.
 func (g *group) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	_ = g.cl.LeaveGroupContext(ctx) // else its session ends soon
+	g.cancel()
 	g.cl.Close()
 }
