@@ -39,11 +39,25 @@ func (s *shop) table(t *testing.T, name string) {
 func (s *shop) run(t *testing.T) *daemon {
 	t.Helper()
 	d := s.background(t)
-	eventually(t, "the daemon has made the log", func() bool {
-		code, _, _ := weft(t, "capture", "list", "-c", s.config)
-		return code == exitDone
+	eventually(t, "the daemon has the log", func() bool {
+		log, err := s.open(t)
+		if err != nil {
+			return false
+		}
+		defer log.close()
+		return !log.own
 	})
 	return d
+}
+
+// open opens the log as a command does.
+func (s *shop) open(t *testing.T) (*logHandle, error) {
+	t.Helper()
+	c, err := configs.Load(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return openLogToRead(c.Log, (&app{stderr: os.Stderr}).logger(c.Logging))
 }
 
 func (s *shop) add(t *testing.T, name string, args ...string) (code int, stdout, stderr string) {
@@ -63,11 +77,7 @@ func (s *shop) arrives(t *testing.T, table, value string) {
 // produce writes a record while no daemon runs.
 func (s *shop) produce(t *testing.T, r *kgo.Record) {
 	t.Helper()
-	c, err := configs.Load(s.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := openLogToRead(c.Log, (&app{stderr: os.Stderr}).logger(c.Logging))
+	log, err := s.open(t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,11 +94,7 @@ func (s *shop) produce(t *testing.T, r *kgo.Record) {
 
 func (s *shop) client(t *testing.T) *kgo.Client {
 	t.Helper()
-	c, err := configs.Load(s.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := openLogToRead(c.Log, (&app{stderr: os.Stderr}).logger(c.Logging))
+	log, err := s.open(t)
 	if err != nil {
 		t.Fatal(err)
 	}
