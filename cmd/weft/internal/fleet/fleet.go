@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weft/checkpoint"
@@ -70,6 +71,7 @@ func (f *Fleet) Run(ctx context.Context, wanted chan<- pipeline.Wanted) error {
 	f.hand(ctx, wanted, false)
 	said := ""
 	for {
+		began := time.Now()
 		err := f.follow(ctx, wanted)
 		if ctx.Err() != nil {
 			return nil
@@ -78,7 +80,7 @@ func (f *Fleet) Run(ctx context.Context, wanted chan<- pipeline.Wanted) error {
 		if errors.As(err, &fatal) && len(f.own) == 0 && len(f.made) == 0 {
 			return err
 		}
-		if err.Error() != said {
+		if err.Error() != said || time.Since(began) > time.Minute { // once for each time that it cannot be followed
 			said = err.Error()
 			f.Logger.Warn("what is registered in the log is not followed for now; captures go on as they are", "error", err)
 		}
@@ -162,6 +164,7 @@ func (f *Fleet) share(ctx context.Context, update func(), done chan<- error, sto
 	f.mu.Lock()
 	f.group = g
 	f.mu.Unlock()
+	update() // it may have been told before
 	go func() {
 		err := g.run(ctx)
 		stop()
@@ -202,11 +205,9 @@ func (f *Fleet) update(ctx context.Context, wanted chan<- pipeline.Wanted) {
 			f.ask(name, c, *e.Snapshot)
 		}
 	}
-	for name := range f.made {
-		if _, ok := f.entries[name]; !ok {
-			delete(f.made, name)
-		}
-	}
+	gone := func(name string) bool { _, ok := f.entries[name]; return !ok }
+	maps.DeleteFunc(f.made, func(name string, _ made) bool { return gone(name) })
+	maps.DeleteFunc(f.asked, func(name string, _ asked) bool { return gone(name) })
 	f.hand(ctx, wanted, len(f.own) > 0 && registered == 0)
 }
 
@@ -311,6 +312,9 @@ func (f *Fleet) confirm(name, of string) func(context.Context) error {
 func (f *Fleet) confirmFile(name string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		e, err := f.registered(ctx, name)
+		if errors.Is(err, kerr.UnknownTopicOrPartition) { // which the daemon is about to make
+			return nil
+		}
 		if err == nil && e != nil && e.Removing {
 			err = sources.Fatal(fmt.Sprintf("take it out of the config file, run weft capture remove %s again, and then put it back to begin anew", name),
 				"the removal of the capture has begun and is not finished")
@@ -319,12 +323,13 @@ func (f *Fleet) confirmFile(name string) func(context.Context) error {
 	}
 }
 
-// registered is what stands for a capture now, nil for nothing.
+// registered is what stands for a capture now, nil for nothing. A broker that has yet to learn of the topic is not taken for one
+// where nothing stands.
 func (f *Fleet) registered(ctx context.Context, name string) (*Entry, error) {
 	cl, err := f.Store.Log.Client()
 	if err != nil {
 		return nil, err
 	}
 	defer cl.Close()
-	return LoadOne(ctx, cl, name)
+	return loadOne(ctx, cl, name)
 }

@@ -162,6 +162,19 @@ func TestFleetWhileItRejoins(t *testing.T) {
 	}
 }
 
+// A broker that does not know the topic yet is asked again, instead of taking the capture for removed.
+func TestConfirmWithoutTheTopic(t *testing.T) {
+	f := &Fleet{Store: fakeStore(t, "kafka")}
+	err := f.confirm("a", "")(t.Context())
+	var fatal *sources.FatalError
+	if err == nil || errors.As(err, &fatal) {
+		t.Errorf("confirm gave %v", err)
+	}
+	if err := f.confirmFile("a")(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"version":1,"name":"a","capture":{}}`))
 	f.Fuzz(func(t *testing.T, value []byte) {

@@ -134,6 +134,15 @@ func Load(ctx context.Context, cl *kgo.Client) (map[string]Entry, error) {
 
 // LoadOne is Load for one capture; nil says that nothing is registered.
 func LoadOne(ctx context.Context, cl *kgo.Client, name string) (*Entry, error) {
+	e, err := loadOne(ctx, cl, name)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil, nil
+	}
+	return e, err
+}
+
+// loadOne is LoadOne, and kerr.UnknownTopicOrPartition where there is no topic.
+func loadOne(ctx context.Context, cl *kgo.Client, name string) (*Entry, error) {
 	found := map[string]Entry{}
 	starts, ends, err := checkpoint.Bounds(ctx, cl, Topic.Name)
 	if p := PartitionOf(name); err == nil && int(p) < len(ends) {
@@ -142,7 +151,7 @@ func LoadOne(ctx context.Context, cl *kgo.Client, name string) (*Entry, error) {
 			return nil
 		})
 	}
-	if err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition) {
+	if err != nil {
 		return nil, fmt.Errorf("load the registration of capture %q: %w", name, err)
 	}
 	if e, ok := found[name]; ok {
