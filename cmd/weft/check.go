@@ -145,6 +145,9 @@ func (r *checkReport) registrations(ctx context.Context, c *configs.Config, cl *
 		r.Log = append(r.Log, sources.Found("registrations", err))
 		return file
 	}
+	if c.Log.Embedded == nil {
+		r.Log = append(r.Log, fleet.Check(ctx, cl, c.Fleet)...)
+	}
 	for _, name := range all.names() {
 		k, subject := all[name], registrationSubject+name
 		switch {

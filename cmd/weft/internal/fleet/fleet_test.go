@@ -54,6 +54,12 @@ func (s *Store) put(t *testing.T, name string, r *Registration) {
 
 func text(v string) json.RawMessage { return json.RawMessage(`{"v":"` + v + `"}`) }
 
+func TestCheckFindsNothing(t *testing.T) {
+	if found := Check(t.Context(), fakeStore(t, "kafka").client(t), "default"); len(found) != 0 {
+		t.Errorf("found %+v", found)
+	}
+}
+
 func TestStore(t *testing.T) {
 	for _, profile := range []string{"kafka", "embedded"} {
 		t.Run(profile, func(t *testing.T) {
@@ -413,6 +419,9 @@ func TestWithoutRights(t *testing.T) {
 	var fatal *sources.FatalError
 	if !errors.As(err, &fatal) || !strings.Contains(fatal.Remedy, "allow this principal") || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("Update gave %v", err)
+	}
+	if found := Check(t.Context(), s.client(t), "default"); len(found) != 1 || found[0].Level != sources.Warning || !strings.Contains(found[0].Remedy, "--operation Read --group weft-default") {
+		t.Errorf("Check found %+v", found)
 	}
 	f := &Fleet{Name: "default", Store: s, Logger: hclog.NewNullLogger()}
 	wanted := make(chan pipeline.Wanted, 10)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -35,9 +36,28 @@ type group struct {
 	has map[int32]bool // nil until it is told
 }
 
+// Check tells what this client's user lacks for sharing captures, and changes nothing.
+func Check(ctx context.Context, cl *kgo.Client, fleet string) []sources.Finding {
+	id := groupID(fleet)
+	described, err := kadm.NewClient(cl).DescribeGroups(ctx, id)
+	if one, ok := described[id]; err == nil && ok {
+		err = one.Err
+	}
+	if !errors.Is(err, kerr.GroupAuthorizationFailed) {
+		return nil // what else there may be is the log's, and told there
+	}
+	return []sources.Finding{{
+		Level: sources.Warning, Subject: "consumer group " + id, Text: "this client's user lacks Read on it: captures of a config file run, registered ones do not",
+		Remedy: fmt.Sprintf("kafka-acls.sh --bootstrap-server HOST:PORT --add --allow-principal User:NAME --operation Read --group %s # NAME is the user that "+
+			"the brokers know this client by", id),
+	}}
+}
+
+func groupID(fleet string) string { return "weft-" + fleet }
+
 // join returns at once; changed is called whenever the partitions are others.
 func join(l *sink.Log, fleet string, changed func()) (*group, error) {
-	g := &group{id: "weft-" + fleet, changed: changed}
+	g := &group{id: groupID(fleet), changed: changed}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
 	var err error
