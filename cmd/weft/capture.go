@@ -254,7 +254,7 @@ func (a *app) addCapture(ctx context.Context, name string, f *captureFlags) (err
 		what = "extended"
 	}
 	fmt.Fprintf(a.stdout, "capture %s is %s: %s, tables %s, topics %s.*\n", name, what, cc.SourceType, strings.Join(cc.Tables, " "), cc.Topics.Prefix)
-	fmt.Fprintln(a.stdout, "a running daemon follows within a second; weft status shows it")
+	fmt.Fprintln(a.stdout, "a running daemon takes it up at once; weft status shows how it goes")
 	return nil
 }
 

@@ -329,9 +329,15 @@ func TestCaptureOfFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the file's capture is known in the log", func() bool {
-		_, out, _ := weft(t, "capture", "list", "-c", other)
+		_, out, _ := weft(t, "capture", "list", "--all", "-c", other)
 		return strings.Contains(out, "items")
 	})
+	if _, out, _ := weft(t, "capture", "list", "-c", other); strings.Contains(out, "items") {
+		t.Errorf("another file's capture is listed:\n%s", out)
+	}
+	if _, out, _ := weft(t, "status", "-c", other); strings.Contains(out, "items") {
+		t.Errorf("another file's capture is shown:\n%s", out)
+	}
 	if code, _, errs := weft(t, "capture", "remove", "items", "--yes", "-c", other); code != exitUsage || !strings.Contains(errs, "runs it; take it out there") {
 		t.Errorf("remove with another file: %d, %s", code, errs)
 	}

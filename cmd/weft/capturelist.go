@@ -14,7 +14,7 @@ import (
 )
 
 func captureListCommand(a *app) *cobra.Command {
-	var asJSON bool
+	var asJSON, everything bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the captures of the config file and those that are registered",
@@ -26,7 +26,11 @@ func captureListCommand(a *app) *cobra.Command {
 					return failed(err)
 				}
 				list := []listedCapture{}
-				for _, name := range all.names() {
+				names := all.mine(r.config)
+				if everything {
+					names = all.names()
+				}
+				for _, name := range names {
 					list = append(list, all[name].listed(r.config, name))
 				}
 				if asJSON {
@@ -37,6 +41,7 @@ func captureListCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON document")
+	cmd.Flags().BoolVar(&everything, "all", false, "those of other config files and fleets too")
 	return cmd
 }
 
@@ -45,7 +50,7 @@ type listedCapture struct {
 	Capture string   `json:"capture"`
 	Source  string   `json:"source"`
 	Tables  []string `json:"tables"`
-	// State is file, registered, removing, corrupt, or "left by file" for one that its config file has no more.
+	// State is file, registered, removing, corrupt, or "left by file" for one that this config file has no more.
 	State string `json:"state"`
 	// File is where it is from, as HOST:PATH, unless a command registered it.
 	File string     `json:"file,omitempty"`

@@ -81,6 +81,16 @@ func (k knownCapture) runs(c *configs.Config) bool {
 	return k.OfFile || k.Err == nil && k.Entry.File == "" && k.Entry.Fleet == c.Fleet && !k.Entry.Removing
 }
 
+// mine says that the capture matters to who works with this config file: not so one of another's file or fleet.
+func (k knownCapture) mine(c *configs.Config) bool {
+	return k.OfFile || k.orphan(c) || k.Entry.Err != nil || k.Entry.Removing || k.Entry.File == "" && k.Entry.Fleet == c.Fleet
+}
+
+// mine are the names of the captures that matter to who works with this config file.
+func (k known) mine(c *configs.Config) []string {
+	return slices.DeleteFunc(k.names(), func(name string) bool { return !k[name].mine(c) })
+}
+
 // orphan says that the capture is from a config file that has it no more, as far as this command's can tell.
 func (k knownCapture) orphan(c *configs.Config) bool {
 	return !k.OfFile && k.Entry != nil && k.Entry.File != "" && k.Entry.File == fileName(c)

@@ -198,7 +198,7 @@ func snapshotListCommand(a *app) *cobra.Command {
 					return failed(err)
 				}
 				list := []listedSnapshot{}
-				for _, name := range all.names() {
+				for _, name := range all.mine(r.config) {
 					list = append(list, all[name].snapshots(name, checkpoints[name].Snapshot)...)
 				}
 				if asJSON {

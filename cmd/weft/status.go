@@ -73,7 +73,7 @@ func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range known.names() {
+	for _, name := range known.mine(r.config) {
 		cc := known[name]
 		s := captureStatus{Capture: name, State: "new"}
 		cc.describe(&s)
