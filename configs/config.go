@@ -6,6 +6,7 @@
 package configs
 
 import (
+	"encoding/json"
 	"time"
 
 	"weft/sources"
@@ -13,11 +14,15 @@ import (
 
 // Config is a whole, valid config file with all defaults filled in. Parse and Load make it.
 type Config struct {
+	// File is the path that Load read it from.
+	File string `yaml:"-" json:"-"`
+
 	Log      Log       `yaml:"log" json:"log" jsonschema:"The Kafka-compatible log that records and checkpoints are written to: embedded or brokers."`
 	Topics   Topics    `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"The topics that tables are written to."`
 	Logging  Logging   `yaml:"logging,omitempty" json:"logging,omitempty" jsonschema:"The daemon's own messages, on standard error."`
 	Admin    Admin     `yaml:"admin,omitempty" json:"admin,omitempty" jsonschema:"Where the daemon tells of itself: /metrics, /healthz and /readyz."`
-	Captures []Capture `yaml:"captures" json:"captures" jsonschema:"What is captured: one entry a database."`
+	Fleet    string    `yaml:"fleet,omitempty" json:"fleet,omitempty" jsonschema:"Daemons of the same fleet share the captures that are registered for it. Default default."`
+	Captures []Capture `yaml:"captures,omitempty" json:"captures,omitempty" jsonschema:"What is captured: one entry a database. More can be registered while the daemon runs."`
 }
 
 // Log says which log to write to. Exactly one of Embedded and Brokers is set.
@@ -111,11 +116,14 @@ type Admin struct {
 type Capture struct {
 	Name string `yaml:"name" json:"name" jsonschema:"Unique in the log, and never to be changed: checkpoints are kept under it."`
 	// SourceType is the source's type field: its key in sources/all.
-	SourceType string              `yaml:"-" json:"-"`
-	Source     sources.Config      `yaml:"source" json:"source" jsonschema:"The database to read; type says which kind."`
-	Tables     []string            `yaml:"tables" json:"tables" jsonschema:"Tables as SCHEMA.TABLE, or NAME where the database has no schemas; * and ? match within a part."`
-	Keys       map[string][]string `yaml:"keys,omitempty" json:"keys,omitempty" jsonschema:"Key columns, by table, of tables that have no primary key."`
-	Snapshot   Snapshot            `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"Whether rows from before the capture are read: initial (default where the kind of database can) or never."`
+	SourceType string `yaml:"-" json:"-"`
+	// Written is the capture as one JSON object with the fields of the file, as they are written there: variables are not
+	// expanded. A secret that stands there itself is masked.
+	Written  json.RawMessage     `yaml:"-" json:"-"`
+	Source   sources.Config      `yaml:"source" json:"source" jsonschema:"The database to read; type says which kind."`
+	Tables   []string            `yaml:"tables" json:"tables" jsonschema:"Tables as SCHEMA.TABLE, or NAME where the database has no schemas; * and ? match within a part."`
+	Keys     map[string][]string `yaml:"keys,omitempty" json:"keys,omitempty" jsonschema:"Key columns, by table, of tables that have no primary key."`
+	Snapshot Snapshot            `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"Whether rows from before the capture are read: initial (default where the kind of database can) or never."`
 	// SnapshotOptions holds for every snapshot of the capture.
 	SnapshotOptions SnapshotOptions `yaml:"snapshot_options,omitempty" json:"snapshot_options,omitempty" jsonschema:"How fast tables are read."`
 	OnGap           OnGap           `yaml:"on_gap,omitempty" json:"on_gap,omitempty" jsonschema:"When the database has lost changes: stop (default), or continue after a gap record."`

@@ -24,6 +24,7 @@ func defaults() *Config {
 		},
 		Logging: Logging{Level: "info", Format: TextFormat},
 		Admin:   Admin{Enabled: true, Listen: DefaultAdminListen},
+		Fleet:   "default",
 	}
 }
 

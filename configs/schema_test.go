@@ -70,7 +70,6 @@ func schema(t *testing.T, known kinds) *jsonschema.Schema {
 	root.Properties["log"].OneOf = []*jsonschema.Schema{{Required: []string{"embedded"}}, {Required: []string{"brokers"}}}
 	capture := root.Properties["captures"].Items
 	capture.Properties["name"].Pattern = captureName.String() + "|" + variable
-	root.Properties["captures"].MinItems = jsonschema.Ptr(1)
 	capture.Properties["tables"].MinItems = jsonschema.Ptr(1)
 	return root
 }
@@ -131,7 +130,7 @@ func TestSchemaAgrees(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
-		"both-logs", "capture", "comments-only", "enumerations", "missing", "missing-below", "no-captures",
+		"both-logs", "capture", "comments-only", "enumerations", "missing", "missing-below",
 		"null-values", "source-type", "suggest-prefix", "top-types", "types", "unknown-source-field", "unknown-field-holds-secret",
 	} {
 		text, err := os.ReadFile("testdata/" + bad + ".bad.yaml")

@@ -32,6 +32,8 @@ type Options struct {
 	Polls bool
 	// Version of Weft.
 	Version string
+	// Epoch, where it is not 0, is taken for the present one instead of reading the checkpoint, which is as if there were none.
+	Epoch uint32
 }
 
 // Writer writes one capture's records and checkpoints. It is used by one goroutine. After an error of any method it is
@@ -147,6 +149,10 @@ func (w *Writer) open(ctx context.Context) error {
 	// InitProducerID: aborts what the former writer left open, and fences it.
 	if _, _, err := w.cl.ProducerID(ctx); err != nil {
 		return explain(fmt.Errorf("open the capture's producer: %w", err))
+	}
+	if w.o.Epoch != 0 {
+		w.cp = checkpoint.Checkpoint{Capture: w.o.Capture, Epoch: w.o.Epoch}
+		return nil
 	}
 	cp, ok, err := checkpoint.LoadOne(ctx, w.cl, w.o.Capture)
 	if err != nil {

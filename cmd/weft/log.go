@@ -146,13 +146,18 @@ func closing(end func() error, err *error) {
 	}
 }
 
-// loadCheckpoints returns every capture's, for people; a log without the topic holds none.
-func loadCheckpoints(ctx context.Context, cl *kgo.Client) (map[string]checkpoint.Checkpoint, error) {
-	all, err := checkpoint.Load(ctx, cl)
-	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return nil, nil
+// loadCheckpoints returns every capture's, for people, and beside them which cannot be read; a log without the topic holds
+// none.
+func loadCheckpoints(ctx context.Context, cl *kgo.Client) (all map[string]checkpoint.Checkpoint, corrupt map[string]error, err error) {
+	all, err = checkpoint.Load(ctx, cl)
+	var some *checkpoint.CorruptError
+	switch {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return nil, nil, nil
+	case errors.As(err, &some):
+		return all, some.Captures, nil
 	}
-	return all, err
+	return all, nil, err
 }
 
 // writerOptions is how the capture's writer is opened.
@@ -170,6 +175,9 @@ func writerOptions(c *configs.Config, cc configs.Capture, log *sink.Log) sink.Op
 
 // capture is the capture as the pipeline runs it.
 func capture(c *configs.Config, cc configs.Capture, log *sink.Log, logger hclog.Logger) *pipeline.Capture {
+	if cc.Source == nil { // it cannot be used, and fails before anything is opened
+		return &pipeline.Capture{Name: cc.Name, Logger: logger.Named(cc.Name)}
+	}
 	writer := writerOptions(c, cc, log)
 	logger = logger.Named(cc.Name)
 	return &pipeline.Capture{

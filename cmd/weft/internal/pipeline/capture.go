@@ -38,6 +38,9 @@ type Capture struct {
 	Logger    hclog.Logger
 	// Preflight, where it is not nil, is called at the beginning of each Run; an error ends it.
 	Preflight func(context.Context) error
+	// Confirm, where it is not nil, is called once the capture's former writer is fenced, before anything is read; an error
+	// ends the Run. What it finds to stand, nobody has changed who must be the capture's only writer for that.
+	Confirm func(context.Context) error
 
 	source  atomic.Pointer[sources.Source] // while it is open
 	writer  atomic.Pointer[sink.Writer]    // likewise
@@ -78,6 +81,11 @@ func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 	defer w.Close()
 	c.writer.Store(w)
 	defer c.writer.Store(nil)
+	if c.Confirm != nil {
+		if err := c.Confirm(ctx); err != nil {
+			return stopped(ctx, err)
+		}
+	}
 	if gap := w.Gap(); gap != nil {
 		if err := c.overGap(ctx, w, gap); err != nil {
 			return err

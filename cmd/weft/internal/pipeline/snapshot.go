@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"weft/sink"
@@ -43,7 +44,14 @@ func (c *Capture) Ask(r snapshot.Request) {
 	}
 }
 
-// Snapshotter returns the source's config if its tables can be read, or nil.
+// Asked returns the requests that the capture's goroutine has yet to take.
+func (c *Capture) Asked() []snapshot.Request {
+	c.asked.mu.Lock()
+	defer c.asked.mu.Unlock()
+	return slices.Clone(c.asked.requests)
+}
+
+// snapshotter returns the source's config if its tables can be read, or nil.
 func (c *Capture) snapshotter() sources.Snapshotter {
 	s, _ := c.Source.(sources.Snapshotter)
 	return s
