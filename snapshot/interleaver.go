@@ -255,6 +255,7 @@ func (i *Interleaver) end(why string, cancelled bool) {
 		i.handled(checkpoint.Handled{Request: s.Request, At: now, Rows: s.Rows(), Cancelled: cancelled, Error: why})
 	}
 	i.changed, i.checked = true, false
+	i.Wake() // for what comes next
 	log, args := i.o.Logger.Info, []any{"snapshot", s.Name(), "rows", s.Rows(), "after", now.Sub(s.StartedAt).Round(time.Millisecond)}
 	if why != "" {
 		log, args = i.o.Logger.Error, append(args, "error", why)

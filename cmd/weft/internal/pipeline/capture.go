@@ -251,7 +251,7 @@ func (c *Capture) whenSlow() func() {
 //
 // While rows may be put between this batch and the next, it returns errWoken when there are some.
 func (c *Capture) next(ctx context.Context, src sources.Source, in *snapshot.Interleaver, w *sink.Writer, partial, all bool) (sources.Batch, error) {
-	if in != nil && !partial {
+	if in != nil && !partial && w.Checkpoint().Position != nil { // before that there is no place for any
 		return c.nextOrWoken(ctx, src, in, w, all)
 	}
 	return c.nextBatch(ctx, src, w, partial, all)

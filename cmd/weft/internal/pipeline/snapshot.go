@@ -146,7 +146,7 @@ func (c *Capture) nextOrWoken(ctx context.Context, src sources.Source, in *snaps
 	in.OnWake(func() { cancel(errWoken) })
 	batch, err := c.nextBatch(waiting, src, w, false, all)
 	in.OnWake(nil)
-	if err != nil && ctx.Err() == nil && context.Cause(waiting) == errWoken && errors.Is(err, context.Canceled) {
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waiting), errWoken) && errors.Is(err, context.Canceled) {
 		return batch, errWoken
 	}
 	return batch, err

@@ -44,6 +44,9 @@ type marked struct {
 }
 
 func (m *marked) Next(ctx context.Context) (sources.Batch, error) {
+	if ctx.Err() != nil { // a source need not look for more first
+		return sources.Batch{}, ctx.Err()
+	}
 	if m.at < m.total() {
 		return m.scripted.Next(ctx)
 	}
