@@ -159,6 +159,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 			return fmt.Errorf("commit: %w", err)
 		}
 		succeeded(w.Checkpoint().Changes-before, read, newest, all)
+		c.asked.settle(w.Checkpoint().Snapshot)
 		whole = 0
 		if in != nil {
 			in.Committed()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"weft/sink"
 	"weft/snapshot"
@@ -26,25 +25,12 @@ const ringBytes = 8 << 20
 // errWoken says that there are rows to put between two batches.
 var errWoken = errors.New("rows are ready")
 
-// asked holds requests until the capture's goroutine takes them.
-type asked struct {
-	mu       sync.Mutex
-	requests []snapshot.Request
-	in       *snapshot.Interleaver // while the capture runs
-}
+// Ask asks the capture for a snapshot, or to cancel one. Any goroutine may call it, whether the capture runs or not. What
+// became of a request is in the checkpoint (checkpoint.Snapshot): until it is there, ask again in each process; asking twice
+// is asking once.
+func (c *Capture) Ask(r snapshot.Request) { c.asked.add(r) }
 
-// Ask asks the capture for a snapshot, or to cancel one. Any goroutine may call it, whether the capture runs or not. What became of a
-// request is in the checkpoint (checkpoint.Snapshot): until it is there, ask again in each process; asking twice is asking once.
-func (c *Capture) Ask(r snapshot.Request) {
-	c.asked.mu.Lock()
-	defer c.asked.mu.Unlock()
-	c.asked.requests = append(c.asked.requests, r)
-	if c.asked.in != nil {
-		c.asked.in.Wake()
-	}
-}
-
-// Asked returns the requests that the capture's goroutine has yet to take.
+// Asked returns the requests that nothing in the checkpoint has come of yet.
 func (c *Capture) Asked() []snapshot.Request {
 	c.asked.mu.Lock()
 	defer c.asked.mu.Unlock()
@@ -81,16 +67,12 @@ func (c *Capture) interleaver(w *sink.Writer) (*snapshot.Interleaver, error) {
 		ChunkBytes: c.Snapshots.ChunkBytes, RingBytes: ringBytes,
 		Sweep: func(t *sources.Table) snapshot.Sweep { return w.NewSweep(t) }, Logger: c.Logger,
 	}, state)
-	c.asked.mu.Lock()
-	defer c.asked.mu.Unlock()
-	c.asked.in = in
+	c.asked.attach(in)
 	return in, nil
 }
 
 func (c *Capture) closeInterleaver(in *snapshot.Interleaver) {
-	c.asked.mu.Lock()
-	c.asked.in = nil
-	c.asked.mu.Unlock()
+	c.asked.attach(nil)
 	if in != nil {
 		in.Close()
 	}
@@ -119,12 +101,9 @@ func (c *Capture) interleave(ctx context.Context, in *snapshot.Interleaver, w *s
 		if position == nil {
 			return false, nil
 		}
-		c.asked.mu.Lock()
-		for _, r := range c.asked.requests {
+		for _, r := range c.asked.give() {
 			in.Ask(r)
 		}
-		c.asked.requests = nil
-		c.asked.mu.Unlock()
 		done := c.whenSlow()
 		err := in.Interleave(ctx, position, to)
 		done()
