@@ -129,7 +129,7 @@ func TestVerify(t *testing.T) {
 				found := map[string]bool{}
 				for _, table := range v.Tables {
 					for _, k := range table.Keys {
-						found[strings.Join([]string{table.Table, k.Kind, string(k.Key), string(k.Row), strings.Join(k.Columns, ",")}, " ")] = true
+						found[strings.Join([]string{table.Table, k.Kind, compact(k.Key), compact(k.Row), strings.Join(k.Columns, ",")}, " ")] = true
 					}
 				}
 				if code != 1 || len(found) != len(wrong) {
@@ -149,6 +149,14 @@ func TestVerify(t *testing.T) {
 			d.stop()
 		})
 	}
+}
+
+func compact(text json.RawMessage) string {
+	var b bytes.Buffer
+	if len(text) > 0 && json.Compact(&b, text) != nil {
+		return string(text)
+	}
+	return b.String()
 }
 
 // visit writes to the table without a key until ctx ends.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -78,6 +79,8 @@ func (a *app) verify(ctx context.Context, r *reader, name string, tables []strin
 	if err != nil {
 		return err
 	}
+	// The collector works harder before memory is exceeded, instead of letting garbage double it.
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(int64(memory)))
 	logger := a.logger(r.config.Logging).Named(cc.Name)
 	p := newProgress(a.stderr)
 	o := verify.Options{

@@ -118,7 +118,11 @@ func decodeTimestamp(kind sources.Kind, text string) []byte {
 		date, era = cut, " BC"
 	}
 	if kind == sources.TimestampTZ {
-		clock = strings.TrimSuffix(clock, "Z") + "+00"
+		clock = strings.TrimSuffix(clock, "Z")
+		if strings.Contains(clock, ".") { // in the debezium dialect with all the digits that the column has
+			clock = strings.TrimRight(strings.TrimRight(clock, "0"), ".")
+		}
+		clock += "+00"
 	}
 	return []byte(date + " " + clock + era)
 }

@@ -30,7 +30,7 @@ type comparison struct {
 	bytes  int64 // of the rows that were read
 }
 
-// Parts of Options.Memory; the store takes the rest.
+// Parts of Options.Memory. The store takes less than half; the rest is for what the log's client has fetched, and for garbage.
 const (
 	heldPart  = 8
 	chunkPart = 32

@@ -140,8 +140,11 @@ func (f *fakeDB) rows(v *fakeView) [][]sources.Value {
 		}
 		for _, c := range f.txs[n].changes {
 			at := -1
-			if c.Before != nil {
-				at = slices.IndexFunc(rows, func(r []sources.Value) bool { return same(r, c.Before) })
+			if was := c.Before; was != nil || c.Op == sources.OpUpdate {
+				if was == nil {
+					was = c.After
+				}
+				at = slices.IndexFunc(rows, func(r []sources.Value) bool { return same(r, was) })
 			}
 			switch {
 			case c.Op == sources.OpTruncate:
@@ -246,14 +249,24 @@ type fakeLog struct {
 	done    int // transactions that are written
 	seq     int
 	// mutate changes what is written, or is nil.
-	mutate  func([]*kgo.Record) []*kgo.Record
-	timeout time.Duration
-	memory  int
+	mutate func([]*kgo.Record) []*kgo.Record
+	// checkpoint changes the checkpoint that is written, or is nil.
+	checkpoint func(*checkpoint.Checkpoint)
+	timeout    time.Duration
+	memory     int
 }
 
 const partitions = 3
 
 func newFake(t *testing.T, table *sources.Table) (*fakeDB, *fakeLog) {
+	t.Helper()
+	db, l := newSilent(t, table)
+	l.write()
+	return db, l
+}
+
+// newSilent is newFake for a capture that has not run yet.
+func newSilent(t *testing.T, table *sources.Table) (*fakeDB, *fakeLog) {
 	t.Helper()
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, "shop.public.orders"), kfake.SeedTopics(1, checkpoint.Topic))
 	if err != nil {
@@ -272,7 +285,6 @@ func newFake(t *testing.T, table *sources.Table) (*fakeDB, *fakeLog) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.write()
 	return db, l
 }
 
@@ -331,7 +343,11 @@ func (l *fakeLog) produce(records ...*kgo.Record) {
 	if l.mutate != nil {
 		records = l.mutate(records)
 	}
-	value, err := checkpoint.Encode(checkpoint.Checkpoint{Capture: "shop", Epoch: 1, Position: sources.Position(strconv.Itoa(l.done)), WrittenAt: time.Now()})
+	cp := checkpoint.Checkpoint{Capture: "shop", Epoch: 1, Position: sources.Position(strconv.Itoa(l.done)), WrittenAt: time.Now()}
+	if l.checkpoint != nil {
+		l.checkpoint(&cp)
+	}
+	value, err := checkpoint.Encode(cp)
 	if err == nil {
 		err = l.cl.BeginTransaction()
 	}
@@ -351,15 +367,19 @@ func (l *fakeLog) produce(records ...*kgo.Record) {
 func (l *fakeLog) verify(ctx context.Context) (*Result, error) {
 	l.t.Helper()
 	var result *Result
-	err := Run(ctx, Options{
-		Client: l.cl, Source: l.db, Open: sources.OpenOptions{Capture: "shop", Tables: []string{"public.*"}, Logger: hclog.NewNullLogger()},
-		Envelope: l.envelope(), Prefix: "shop", Memory: l.memory, Dir: l.t.TempDir(), Keys: 1000, Timeout: l.timeout,
-		Progress: func(Progress) {}, Waiting: func(string) {},
-	}, func(r *Result) error {
+	err := Run(ctx, l.options(), func(r *Result) error {
 		result = r
 		return nil
 	})
 	return result, err
+}
+
+func (l *fakeLog) options() Options {
+	return Options{
+		Client: l.cl, Source: l.db, Open: sources.OpenOptions{Capture: "shop", Tables: []string{"public.*"}, Logger: hclog.NewNullLogger()},
+		Envelope: l.envelope(), Prefix: "shop", Memory: l.memory, Dir: l.t.TempDir(), Keys: 1000, Timeout: l.timeout,
+		Progress: func(Progress) {}, Waiting: func(string) {},
+	}
 }
 
 // beside calls write all the time until the test ends or stop is called.
@@ -400,4 +420,20 @@ func (f *fakeDB) create(ids ...int) {
 	for _, id := range ids {
 		f.commit(true, sources.Change{Op: sources.OpCreate, After: row(id, "new", "n"+strconv.Itoa(id))})
 	}
+}
+
+func (l *fakeLog) setDialect(t *testing.T, d envelope.Dialect) {
+	t.Helper()
+	l.dialect = d
+	l.encoder(t)
+	l.write()
+}
+
+func (l *fakeLog) encoder(t *testing.T) *fakeLog {
+	t.Helper()
+	var err error
+	if l.enc, err = envelope.New(l.envelope()); err != nil {
+		t.Fatal(err)
+	}
+	return l
 }

@@ -44,15 +44,16 @@ const (
 	flagConfirmed = 1 // the source has, or had when it was read, the same row
 )
 
-// openStore makes a store in a directory of its own below dir ("" for the system's). It takes about memory bytes.
+// openStore makes a store in a directory of its own below dir ("" for the system's). It takes less than half of memory, in bytes: a
+// quarter is its cache.
 func openStore(dir string, memory int) (*store, error) {
 	dir, err := os.MkdirTemp(dir, "weft-verify-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the folded topic: %w", err)
 	}
-	s := &store{dir: dir, cache: pebble.NewCache(int64(memory / 2)), rows: rowMaker{shapes: newShapes()}}
+	s := &store{dir: dir, cache: pebble.NewCache(int64(memory / 4)), rows: rowMaker{shapes: newShapes()}}
 	s.db, err = pebble.Open(dir, &pebble.Options{
-		Cache: s.cache, MemTableSize: uint64(memory / 8), MemTableStopWritesThreshold: 4, DisableWAL: true, MaxOpenFiles: 256,
+		Cache: s.cache, MemTableSize: uint64(memory / 16), MemTableStopWritesThreshold: 2, DisableWAL: true, MaxOpenFiles: 256,
 		Logger: silent{},
 	})
 	if err != nil {
