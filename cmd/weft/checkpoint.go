@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weft/configs"
 	"weft/sink"
@@ -88,7 +89,12 @@ A checkpoint that cannot be read is replaced with --epoch N, the epoch in which 
 				return failed(err)
 			}
 			defer closing(log.close, &err)
-			cc, err := findCapture(cmd.Context(), c, log, args[0])
+			cl, err := log.Client()
+			if err != nil {
+				return failed(err)
+			}
+			defer cl.Close()
+			cc, err := findCapture(cmd.Context(), c, cl, args[0])
 			if err != nil {
 				return err
 			}
@@ -121,15 +127,11 @@ func orNull(p sources.Position) string {
 	return string(p)
 }
 
-// findCapture returns a capture of the config file, else one that is registered.
-func findCapture(ctx context.Context, c *configs.Config, log *logHandle, name string) (*configs.Capture, error) {
+// findCapture returns a capture of the config file, else one that is registered in the log that cl leads to.
+func findCapture(ctx context.Context, c *configs.Config, cl *kgo.Client, name string) (*configs.Capture, error) {
 	all := ofFile(c)
 	if !all[name].OfFile {
-		cl, err := log.Client()
-		if err != nil {
-			return nil, failed(err)
-		}
-		defer cl.Close()
+		var err error
 		if all, err = knownCaptures(ctx, c, cl); err != nil {
 			return nil, failed(err)
 		}
