@@ -71,7 +71,7 @@ func (r *rowReader) describe(ctx context.Context, name string, old *rowTable) (*
 	if t, err = r.compile(ctx, today); err != nil {
 		return nil, err
 	}
-	if old != nil {
+	if old != nil && old.oid == t.oid {
 		t.rowBytes.Store(old.rowBytes.Load())
 		t.joined = old.joined
 		if reflect.DeepEqual(old.table, t.table) {
