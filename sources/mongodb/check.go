@@ -14,6 +14,9 @@ import (
 // shortOplog is how far back the oplog should reach at least: a weekend is longer, a night is not.
 const shortOplog = 24 * time.Hour
 
+// oplogLimit is what looking at the oplog may take: it is not worth more.
+const oplogLimit = 3 * time.Second
+
 // Check implements sources.Checker.
 func (c Config) Check(ctx context.Context, o sources.CheckOptions) []sources.Finding {
 	d, err := c.dial(ctx, o.Tables, o.Keys)
@@ -121,6 +124,8 @@ func (d *deployment) checkOplog(ctx context.Context, o sources.CheckOptions) sou
 		f.Text = "each shard has its own, which cannot be seen through mongos: see to it that each reaches back at least " + shortOplog.String()
 		return f
 	}
+	ctx, cancel := context.WithTimeout(ctx, oplogLimit)
+	defer cancel()
 	first, err := d.oplogTime(ctx, 1)
 	last := first
 	if err == nil {
