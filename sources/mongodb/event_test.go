@@ -38,3 +38,27 @@ func FuzzEvent(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkDecode is an event's way from its BSON to a change.
+func BenchmarkDecode(b *testing.B) {
+	doc := bson.D{{Key: "_id", Value: int64(17)}, {Key: "status", Value: "paid"}, {Key: "total", Value: 12.5},
+		{Key: "lines", Value: bson.A{bson.D{{Key: "sku", Value: "a-1"}, {Key: "n", Value: int32(2)}}, bson.D{{Key: "sku", Value: "b-2"}, {Key: "n", Value: int32(1)}}}}}
+	data, err := bson.Marshal(change("8201", 100, 8, "insert", bson.E{Key: "documentKey", Value: bson.D{{Key: "_id", Value: int64(17)}}},
+		bson.E{Key: "fullDocument", Value: doc}))
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := &source{tables: []pattern{{"shop", "orders"}}, known: map[namespaceName]*captured{}}
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		s.changes, s.values, s.buf = s.changes[:0], s.values[:0], s.buf[:0]
+		e, err := parseEvent(data)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := s.decode(&e); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
