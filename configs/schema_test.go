@@ -162,6 +162,9 @@ func TestExamples(t *testing.T) {
 		if name == "SHOP_URL" {
 			return "postgres://weft:secret@127.0.0.1:5432/shop", true
 		}
+		if name == "MONGODB_URL" {
+			return "mongodb://weft:secret@127.0.0.1:27017/?replicaSet=rs0", true
+		}
 		return "secret", strings.HasSuffix(name, "_PASSWORD")
 	}
 	for _, file := range files {

@@ -219,10 +219,23 @@ func described(op, key string, after row, headers map[string]string) string {
 	case op == "d":
 		return "delete " + key
 	case op == "c" && oldKey:
-		return fmt.Sprintf("moved to %s n %v", key, after["n"])
+		return fmt.Sprintf("moved to %s n %v", key, number(after))
 	default:
-		return fmt.Sprintf("%s %s n %v", op, key, after["n"])
+		return fmt.Sprintf("%s %s n %v", op, key, number(after))
 	}
+}
+
+// number is a row's column n, or that of its document.
+func number(after row) any {
+	document, ok := after["document"].(string)
+	if !ok {
+		return after["n"]
+	}
+	var fields row
+	if err := decode([]byte(document), &fields); err != nil {
+		return err
+	}
+	return fields["n"]
 }
 
 // partitionOf is where Kafka's own producer puts a key: murmur2 without its sign, by the number of partitions

@@ -36,6 +36,7 @@ func TestKill(t *testing.T) {
 	logs := map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog}
 	origins := map[string]func(t testing.TB, name string) origin{
 		"postgres": func(t testing.TB, name string) origin { return newPGOrigin(t, name) },
+		"mongodb":  func(t testing.TB, name string) origin { return newMongoOrigin(t, name) },
 		"sqlite":   func(t testing.TB, _ string) origin { return newSQLiteOrigin(t) },
 	}
 	for _, source := range slices.Sorted(maps.Keys(origins)) {

@@ -3,12 +3,14 @@ package all
 
 import (
 	"weft/sources"
+	"weft/sources/mongodb"
 	"weft/sources/polling"
 	"weft/sources/postgres"
 )
 
 // Kinds makes an empty config for each value that a source's type field may have.
 var Kinds = map[string]func() sources.Config{
+	"mongodb":  func() sources.Config { return &mongodb.Config{} },
 	"postgres": func() sources.Config { return &postgres.Config{} },
 	"sqlite":   func() sources.Config { return &polling.SQLiteConfig{} },
 }
