@@ -344,10 +344,9 @@ func (c *core) touch(t *table, ch *sources.Change) {
 		c.ring.add(ch.Stamp, t.name, nil, truncated)
 		return
 	case len(ch.Table.Key) == 0:
-		// One note says that something has changed; a read that has passed needs none.
-		if !t.held {
-			c.ring.add(ch.Stamp, t.name, nil, whole)
-		}
+		// One note a transaction says that something has changed. A read whose rows are being written needs none, but the next one
+		// does, should a truncate undo this one.
+		c.ring.add(ch.Stamp, t.name, nil, whole)
 		return
 	}
 	var old []byte
