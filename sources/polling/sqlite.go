@@ -236,17 +236,26 @@ func (v *sqliteView) load(ctx context.Context) error {
 	return nil
 }
 
-// read implements view.
-func (v *sqliteView) read(ctx context.Context, t *table, after int64, b *batch) (last int64, full bool, err error) {
-	rows, err := v.tx.QueryContext(ctx, t.query, after)
-	if err != nil {
-		return after, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+// older implements view.
+func (v *sqliteView) older(highest int64) string {
+	if v.counter >= highest {
+		return ""
 	}
-	last = after
+	return fmt.Sprintf("its counter is at %d, the checkpoint at %d, so up to %d changes that were captured are no longer in it",
+		v.counter, highest, highest-v.counter)
+}
+
+// read implements view.
+func (v *sqliteView) read(ctx context.Context, t *table, at tablePosition, b *batch) (tablePosition, bool, error) {
+	rows, err := v.tx.QueryContext(ctx, t.query, at.Watermark)
+	if err != nil {
+		return at, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+	}
+	last, full := at.Watermark, false
 	for !full && rows.Next() {
 		row, err := v.row(t, rows, last, b)
 		if err != nil {
-			return after, false, v.dialect.explain(errors.Join(err, rows.Close()))
+			return at, false, v.dialect.explain(errors.Join(err, rows.Close()))
 		}
 		if b.add(t, row.values) {
 			last = row.watermark
@@ -255,9 +264,12 @@ func (v *sqliteView) read(ctx context.Context, t *table, after int64, b *batch) 
 		}
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return after, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+		return at, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
 	}
-	return last, full, nil
+	if !full {
+		last = v.counter
+	}
+	return tablePosition{Watermark: last}, full, nil
 }
 
 // sqliteRow is a row in a batch's memory.

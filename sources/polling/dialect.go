@@ -1,0 +1,47 @@
+package polling
+
+import (
+	"context"
+
+	"weft/sources"
+)
+
+// dialect is what the engine needs of a kind of datastore. Its methods are called by one goroutine.
+type dialect interface {
+	// changed tells cheaply whether there may be rows that no view has shown completely. It may say so in vain.
+	changed(ctx context.Context) (bool, error)
+	// view opens a consistent view of the datastore.
+	view(ctx context.Context) (view, error)
+	close() error
+}
+
+// view is one consistent view of the datastore.
+type view interface {
+	// database identifies the datastore, and horizon is the watermark up to which the view is complete: no version
+	// numbered up to it is committed later. How exact that is, and what it costs, is the dialect's to say: in its
+	// documentation, and in what its check finds.
+	database() string
+	horizon() int64
+	// older says how the view shows that the datastore has lost what had a watermark up to highest, or "".
+	older(highest int64) string
+	// tables are the captured ones in the order of their names. A *table stays the same as long as nothing about it
+	// changes.
+	tables() []*table
+	// read adds to b the rows of t that come after at, in the order of their watermarks as far as the horizon, until
+	// there are none or b is full. It returns up to where it has read, and whether there may be more.
+	read(ctx context.Context, t *table, at tablePosition, b *batch) (next tablePosition, more bool, err error)
+	close() error
+}
+
+// table is a captured table.
+type table struct {
+	sources.Table
+	// name identifies it in positions and in messages.
+	name string
+	// identity tells one table of this name from another, whose rows may have any watermark; "" where watermarks cannot
+	// come from elsewhere. Where it is another than before, the table is read from its beginning.
+	identity string
+	// query selects rows in the order of their watermarks: the watermark, then the columns. It and scan are the dialect's.
+	query string
+	scan  []any
+}
