@@ -23,6 +23,8 @@ type source struct {
 	position position
 	started  bool // the position was returned or is the one that Open was given
 	pending  bool // the last poll left rows, or failed
+	moved    bool // the position has moved since it was returned
+	returned time.Time
 	turn     string
 	batch    *batch
 }
@@ -30,7 +32,7 @@ type source struct {
 // open makes the engine and verifies the datastore against o.Position.
 func open(ctx context.Context, d dialect, place string, interval time.Duration, o sources.OpenOptions) (*source, error) {
 	s := &source{
-		dialect: d, interval: interval, place: place, log: o.Logger, pending: true, started: o.Position != nil,
+		dialect: d, interval: interval, place: place, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
 		batch: newBatch(o.BatchBytes),
 	}
 	poll, err := pollOf(o.Above)
@@ -117,8 +119,11 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 		if len(b.Changes) > 0 {
 			return b, nil
 		}
-		if s.pending {
+		if s.pending && ctx.Err() == nil {
 			continue // the dialect has more to read, though nothing was in what it has read
+		}
+		if p, err := s.progress(); p != nil || err != nil {
+			return sources.Batch{Position: p}, err
 		}
 		// An expensive look, such as a whole table's, is made no more than half of the time.
 		pause := max(s.interval, time.Since(began))
@@ -134,6 +139,18 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 		case <-timer.C:
 		}
 	}
+}
+
+// progressEvery is how often a position that has moved without a change is returned: so a restart begins near the present.
+const progressEvery = 10 * time.Second
+
+// progress is the position, if it has moved since one was returned and that was a while ago.
+func (s *source) progress() (sources.Position, error) {
+	if !s.moved || time.Since(s.returned) < progressEvery {
+		return nil, nil
+	}
+	s.moved, s.returned = false, time.Now()
+	return s.position.encode()
 }
 
 // grace is how long a poll that is under way may go on when nobody waits for it any longer.
@@ -219,7 +236,7 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 		if !maps.EqualFunc(s.position.Tables, next.Tables, tablePosition.equal) {
 			// Kept without being returned: nothing was found below it, and a change that comes carries it along.
 			next.Poll = s.position.Poll
-			s.position = next
+			s.position, s.moved = next, true
 		}
 		s.turn = turn
 		return sources.Batch{}, nil
@@ -229,6 +246,7 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 		return sources.Batch{}, err
 	}
 	s.position, s.turn = next, turn
+	s.moved, s.returned = false, time.Now()
 	return sources.Batch{Changes: s.batch.changes, Position: p, More: full}, nil
 }
 
