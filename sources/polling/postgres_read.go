@@ -149,10 +149,8 @@ func (v *postgresView) scan(ctx context.Context, t *table, at tablePosition, b *
 	for {
 		end := block + scanBlocks
 		limit := v.dialect.limit(t)
-		// The largest number up to xmax whose lower half is the row's xmin: rows keep only that half.
-		wide := fmt.Sprintf("(%d - ((%[1]d - r.xmin::text::int8) & 4294967295))", v.xmax)
 		query := fmt.Sprintf("%s WHERE r.ctid > '%s' AND r.ctid < '(%d,0)' AND %s BETWEEN %d AND %d ORDER BY r.ctid LIMIT %d",
-			t.query, cursor.After, min(end, 1<<32-1), wide, at.Watermark+1, cursor.Until-1, limit)
+			t.query, cursor.After, min(end, 1<<32-1), widened(v.xmax), at.Watermark+1, cursor.Until-1, limit)
 		last, taken, full, err := v.page(ctx, t, query, nil, b)
 		if err != nil {
 			return at, false, err
@@ -176,6 +174,12 @@ func (v *postgresView) scan(ctx context.Context, t *table, at tablePosition, b *
 			return tablePosition{Watermark: at.Watermark, Cursor: place}, true, nil
 		}
 	}
+}
+
+// widened is an expression for a row's transaction as a number of 64 bits: the largest below xmax whose lower half is the row's
+// xmin, since rows keep only that half.
+func widened(xmax int64) string {
+	return fmt.Sprintf("(%d - ((%[1]d - r.xmin::text::int8) & 4294967295))", xmax)
 }
 
 // blockOf is the block of a ctid.
