@@ -9,6 +9,7 @@ import (
 
 // Kinds makes an empty config for each value that a source's type field may have.
 var Kinds = map[string]func() sources.Config{
+	"mariadb":       func() sources.Config { return &polling.MariaDBConfig{} },
 	"postgres":      func() sources.Config { return &postgres.Config{} },
 	"postgres-poll": func() sources.Config { return &polling.PostgresConfig{} },
 	"sqlite":        func() sources.Config { return &polling.SQLiteConfig{} },

@@ -33,6 +33,12 @@ type view interface {
 	close() error
 }
 
+// rewinder is optional for a view: a datastore whose watermarks may go back.
+type rewinder interface {
+	// rewind is the watermark from which rows are to be read once more, or 0.
+	rewind() int64
+}
+
 // table is a captured table.
 type table struct {
 	sources.Table

@@ -120,7 +120,7 @@ func (c *PostgresConfig) dialect(ctx context.Context, tables []string, keys map[
 	}
 	d := &postgresDialect{
 		place: fmt.Sprintf("the PostgreSQL database %s at %s:%d", config.Database, config.Host, config.Port),
-		user:  config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log, limits: map[string]int{},
+		user:  config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log, limits: limits{},
 	}
 	if d.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
 		return nil, d.explain(fmt.Errorf("connect: %w", err))
@@ -149,8 +149,7 @@ type postgresDialect struct {
 	conn        *pgx.Conn
 
 	captured []*table
-	// limits hold how many rows of a table are asked for at once, by its name.
-	limits map[string]int
+	limits   limits
 
 	xmin   int64     // as of the last call of changed
 	since  time.Time // when xmin was first seen
@@ -315,29 +314,6 @@ func PostgresStatements(schema, table, watermark string, key ...string) []string
 		// Also for rows that replication applies.
 		fmt.Sprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER weft_stamp;", t),
 		fmt.Sprintf("CREATE INDEX ON %s (%s);", t, strings.Join(columns, ", ")),
-	}
-}
-
-// pageRows bounds how many rows are asked for at once; see postgresDialect.limits.
-const (
-	firstPageRows = 1000
-	mostPageRows  = 20_000
-)
-
-// limit says how many rows of a table to ask for, and learns from how many of n were taken.
-func (d *postgresDialect) limit(t *table) int {
-	if n := d.limits[t.name]; n > 0 {
-		return n
-	}
-	return firstPageRows
-}
-
-func (d *postgresDialect) learn(t *table, asked, taken int, full bool) {
-	switch {
-	case full:
-		d.limits[t.name] = max(16, taken+taken/8)
-	case taken == asked:
-		d.limits[t.name] = min(2*asked, mostPageRows)
 	}
 }
 

@@ -68,7 +68,7 @@ func (v *postgresView) readColumn(ctx context.Context, t *table, at tablePositio
 	}
 	w := "r." + quote(v.dialect.watermark)
 	for {
-		limit := v.dialect.limit(t)
+		limit := v.dialect.limits.of(t)
 		var where strings.Builder
 		fmt.Fprintf(&where, "%s < '%d'::xid8", w, v.xmin)
 		order := w
@@ -93,7 +93,7 @@ func (v *postgresView) readColumn(ctx context.Context, t *table, at tablePositio
 		if err != nil {
 			return at, false, err
 		}
-		v.dialect.learn(t, limit, taken, full)
+		v.dialect.limits.learn(t, limit, taken, full)
 		if taken > 0 {
 			cursor = &columnCursor{}
 			if cursor.Mark, err = parseInt([]byte(last.mark)); err != nil {
@@ -148,14 +148,14 @@ func (v *postgresView) scan(ctx context.Context, t *table, at tablePosition, b *
 	}
 	for {
 		end := block + scanBlocks
-		limit := v.dialect.limit(t)
+		limit := v.dialect.limits.of(t)
 		query := fmt.Sprintf("%s WHERE r.ctid > '%s' AND r.ctid < '(%d,0)' AND %s BETWEEN %d AND %d ORDER BY r.ctid LIMIT %d",
 			t.query, cursor.After, min(end, 1<<32-1), widened(v.xmax), at.Watermark+1, cursor.Until-1, limit)
 		last, taken, full, err := v.page(ctx, t, query, nil, b)
 		if err != nil {
 			return at, false, err
 		}
-		v.dialect.learn(t, limit, taken, full)
+		v.dialect.limits.learn(t, limit, taken, full)
 		if taken > 0 {
 			cursor.After = last.mark
 		}

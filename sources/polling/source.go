@@ -189,6 +189,13 @@ func (s *source) poll(ctx context.Context) (sources.Batch, error) {
 
 // read fills a batch from a view, and moves the position only when it is complete.
 func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
+	if v, ok := v.(rewinder); ok && v.rewind() > 0 {
+		for name, at := range s.position.Tables {
+			if at.Watermark >= v.rewind() {
+				s.position.Tables[name] = tablePosition{Watermark: v.rewind() - 1, Identity: at.Identity}
+			}
+		}
+	}
 	if err := s.verify(v); err != nil {
 		return sources.Batch{}, err
 	}

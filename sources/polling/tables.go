@@ -85,3 +85,28 @@ func keep(captured []*table, t *table) *table {
 	}
 	return captured[i]
 }
+
+// limits hold how many rows of a table are asked for at once, by its name: about what a batch holds.
+type limits map[string]int
+
+const (
+	firstRows = 1000
+	mostRows  = 20_000
+)
+
+func (l limits) of(t *table) int {
+	if n := l[t.name]; n > 0 {
+		return n
+	}
+	return firstRows
+}
+
+// learn takes in how many of the rows that were asked for were taken before the batch was full, if it was.
+func (l limits) learn(t *table, asked, taken int, full bool) {
+	switch {
+	case full:
+		l[t.name] = max(16, taken+taken/8)
+	case taken == asked:
+		l[t.name] = min(2*asked, mostRows)
+	}
+}
