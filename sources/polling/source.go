@@ -113,6 +113,9 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 	for {
 		began := time.Now()
 		b, err := s.poll(polling)
+		if err != nil && polling.Err() != nil {
+			return sources.Batch{}, ctx.Err()
+		}
 		if err != nil {
 			return sources.Batch{}, err
 		}
