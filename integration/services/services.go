@@ -12,6 +12,7 @@ import (
 type Services struct {
 	PostgresOldest, PostgresNewest *Postgres
 	Kafka                          *Kafka
+	MariaDB                        *MariaDB
 
 	libs, dir string
 }
@@ -28,7 +29,7 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 		return nil, errors.Join(err, s.Stop())
 	}
 	var wg sync.WaitGroup
-	var errs [3]error
+	var errs [4]error
 	wg.Go(func() {
 		s.PostgresOldest, errs[0] = StartPostgres(ctx, b.PostgresOldest, filepath.Join(dir, "postgres-oldest"))
 	})
@@ -37,6 +38,9 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 	})
 	wg.Go(func() {
 		s.Kafka, errs[2] = StartKafka(ctx, b.Kafka, filepath.Join(dir, "kafka"))
+	})
+	wg.Go(func() {
+		s.MariaDB, errs[3] = StartMariaDB(ctx, filepath.Join(dir, "mariadb"))
 	})
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
@@ -53,6 +57,7 @@ func (s *Services) Env() []string {
 		"WEFT_TEST_POSTGRES_BIN=" + s.PostgresNewest.Bin,
 		"WEFT_TEST_KAFKA=" + s.Kafka.Address,
 		"WEFT_TEST_KAFKA_LIBS=" + s.libs,
+		"WEFT_TEST_MARIADB=" + s.MariaDB.URL,
 	}
 }
 
@@ -66,6 +71,9 @@ func (s *Services) Stop() error {
 	}
 	if s.Kafka != nil {
 		wg.Go(s.Kafka.Stop)
+	}
+	if s.MariaDB != nil {
+		wg.Go(s.MariaDB.Stop)
 	}
 	wg.Wait()
 	return os.RemoveAll(s.dir)
