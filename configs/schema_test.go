@@ -164,6 +164,9 @@ func TestExamples(t *testing.T) {
 		if name == "SHOP_URL" {
 			return "postgres://weft:secret@127.0.0.1:5432/shop", true
 		}
+		if name == "SALES_URL" {
+			return "mariadb://weft:secret@127.0.0.1:3306", true
+		}
 		return "secret", strings.HasSuffix(name, "_PASSWORD")
 	}
 	for _, file := range files {
