@@ -45,8 +45,10 @@ func TestKill(t *testing.T) {
 	}
 	logs := map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog}
 	origins := map[string]func(t testing.TB, name string) origin{
-		"postgres": func(t testing.TB, name string) origin { return newPGOrigin(t, name) },
-		"sqlite":   func(t testing.TB, _ string) origin { return newSQLiteOrigin(t) },
+		"mariadb":       func(t testing.TB, name string) origin { return newPolledMariaDB(t, name) },
+		"postgres":      func(t testing.TB, name string) origin { return newPGOrigin(t, name) },
+		"postgres-poll": func(t testing.TB, name string) origin { return newPolledPostgres(t, name) },
+		"sqlite":        func(t testing.TB, _ string) origin { return newSQLiteOrigin(t) },
 	}
 	for _, source := range slices.Sorted(maps.Keys(origins)) {
 		for _, log := range slices.Sorted(maps.Keys(logs)) {
