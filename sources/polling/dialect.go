@@ -2,6 +2,8 @@ package polling
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"weft/sources"
 )
@@ -50,4 +52,40 @@ type table struct {
 	// query selects rows in the order of their watermarks: the watermark, then the columns. It and scan are the dialect's.
 	query string
 	scan  []any
+	// deleted is 1 above the index of the column that marks deleted rows, 0 for none. The engine sets it.
+	deleted int
+}
+
+// isDeleted tells whether a row is marked as deleted: by a bool that is true, a number other than 0, or any other value.
+func (t *table) isDeleted(row []sources.Value) bool {
+	if t.deleted == 0 {
+		return false
+	}
+	v := row[t.deleted-1]
+	if v.State != sources.Present {
+		return false
+	}
+	switch t.Columns[t.deleted-1].Type.Kind {
+	case sources.Bool:
+		return string(v.Data) == "t"
+	case sources.Int, sources.Decimal, sources.Float, sources.Bits:
+		return strings.Trim(string(v.Data), "-0.") != ""
+	}
+	return true
+}
+
+// markDeleted finds the column that marks deleted rows in each table that has it, and refuses a name that none has.
+func markDeleted(tables []*table, column string) error {
+	if column == "" {
+		return nil
+	}
+	found := false
+	for _, t := range tables {
+		t.deleted = 1 + slices.IndexFunc(t.Columns, func(c sources.Column) bool { return c.Name == column })
+		found = found || t.deleted > 0
+	}
+	if !found {
+		return sources.Fatal("correct deleted", "deleted: no captured table has a column %s", column)
+	}
+	return nil
 }

@@ -15,7 +15,7 @@
 //   - Each as an OpCreate without Before. The source keeps no rows, so it cannot tell an insert from an update, and
 //     readers of the Debezium envelope refuse an update without a before image (Flink's debezium-json: "The "before"
 //     field of UPDATE message is null"), while they take a create of a key that exists as an upsert.
-//   - No deletes: a deleted row has no watermark. Mark rows as deleted in a column instead. For the same reason a
+//   - No deletes, but for rows that a column marks as deleted: a deleted row has no watermark. For the same reason a
 //     changed key is a create of the new key, and the old one stays as it was.
 //   - No rows from before the capture's first Open.
 //

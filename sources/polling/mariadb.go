@@ -22,6 +22,7 @@ type MariaDBConfig struct {
 	URL       string        `yaml:"url" json:"url" jsonschema:"MariaDB connection: mariadb://USER:PASSWORD@HOST:PORT, with ?tls=true or tls=skip-verify; the user needs SELECT on the tables and PROCESS"`
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of the TIMESTAMP column that the server sets on every write (DEFAULT and ON UPDATE CURRENT_TIMESTAMP), in all captured tables; default updated_at"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 1s, which is the default"`
+	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
 }
 
 const (
@@ -110,7 +111,7 @@ func (c *MariaDBConfig) Open(ctx context.Context, o sources.OpenOptions) (source
 	if interval == 0 {
 		interval = mariadbInterval
 	}
-	s, err := open(ctx, d, d.place, interval, o)
+	s, err := open(ctx, d, d.place, interval, c.Deleted, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -158,8 +159,9 @@ type mariadbDialect struct {
 	captured []*table
 	limits   limits
 	looked   look
-	more     bool // a table has rows below the horizon that were not read
-	resumed  bool // looked.horizon is from a position, and nothing else was looked at
+	more     bool      // a table has rows below the horizon that were not read
+	told     time.Time // when somebody was last told that looks fail
+	resumed  bool      // looked.horizon is from a position, and nothing else was looked at
 }
 
 // verifyServer refuses servers whose timestamps tell nothing of the order in which rows become visible here.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"strings"
 	"time"
 
@@ -42,6 +43,8 @@ const (
 	readOnlyIDs = 1 << 48
 )
 
+const oldAnswer = "the server gives an old answer, since something else asks for information_schema.INNODB_TRX more often than every 100 ms"
+
 // look moves the horizon. Where the server's clock was put back, it returns the time from which rows are to be read once more.
 func (d *mariadbDialect) look(ctx context.Context) (back int64, err error) {
 	now := look{sent: time.Now(), statements: map[int64]int64{}, transactions: map[uint64]int64{}}
@@ -55,10 +58,22 @@ func (d *mariadbDialect) look(ctx context.Context) (back int64, err error) {
 	if err := d.lookAtStatements(ctx, &now); err != nil {
 		return 0, err
 	}
-	if err := d.lookAtTransactions(ctx, &now); err != nil {
+	before := d.looked
+	fresh, err := d.lookAtTransactions(ctx, &now)
+	if err != nil {
 		return 0, err
 	}
-	before := d.looked
+	if !fresh {
+		// The horizon stays where it is until a look succeeds.
+		if before.received.IsZero() {
+			return 0, errors.New("look at open transactions: " + oldAnswer)
+		}
+		if now.received.Sub(before.received) > heldAfter && now.received.Sub(d.told) > heldAfter {
+			d.told = now.received
+			d.log.Warn("nothing is captured: "+oldAnswer, "since", now.received.Sub(before.received).Round(time.Second))
+		}
+		return 0, nil
+	}
 	if !before.received.IsZero() {
 		// At least that long must have passed at the server too, but for a clock that is slowed down.
 		passed := now.sent.Sub(before.received)
@@ -98,23 +113,23 @@ func (d *mariadbDialect) lookAtStatements(ctx context.Context, now *look) error 
 	return errors.Join(rows.Err(), rows.Close())
 }
 
-// lookAtTransactions bounds open transactions, prepared ones included. The server keeps its answer for as long as it is asked
-// again within 100 ms, by anybody; that an answer is new is told by finding this very question in it.
-func (d *mariadbDialect) lookAtTransactions(ctx context.Context, now *look) error {
-	const attempts = 50
+// lookAtTransactions bounds open transactions, prepared ones included. The server gives its last answer again for as long as it
+// is asked within 100 ms of the question before, by anybody; that an answer is new is told by finding this very question in it.
+func (d *mariadbDialect) lookAtTransactions(ctx context.Context, now *look) (fresh bool, err error) {
+	const attempts = 5
 	for range attempts {
 		fresh, err := d.readTransactions(ctx, now)
 		if err != nil || fresh {
-			return err
+			return fresh, err
 		}
+		// At random, so that two that wait for each other do not do so for ever.
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(110 * time.Millisecond):
+			return false, ctx.Err()
+		case <-time.After(time.Duration(100+mathrand.IntN(200)) * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("look at open transactions: the server has given an old answer %d times: something else asks for information_schema.INNODB_TRX "+
-		"more often than every 100 ms", attempts)
+	return false, nil
 }
 
 func (d *mariadbDialect) readTransactions(ctx context.Context, now *look) (fresh bool, err error) {

@@ -124,7 +124,7 @@ func (v *mariadbView) page(ctx context.Context, t *table, query string, b *batch
 	}
 	if taken > 0 {
 		*cursor = &columnCursor{Mark: mark}
-		last := b.changes[len(b.changes)-1].After
+		last := b.last()
 		for _, k := range t.Key {
 			(*cursor).Key = append((*cursor).Key, keyOf(t.Columns[k].Type, last[k]))
 		}

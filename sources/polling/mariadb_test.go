@@ -1,6 +1,7 @@
 package polling
 
 import (
+	"context"
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
@@ -199,6 +200,22 @@ func TestMariaDBHorizon(t *testing.T) {
 		nothing(t, src)
 		run(t, conn, "COMMIT")
 		all(t, src, "1")
+	})
+	t.Run("two look at a server", func(t *testing.T) {
+		m, src := set(t)
+		second := m.start()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			for ctx.Err() == nil {
+				second.Next(ctx)
+			}
+		}()
+		m.exec(insert(m, 1))
+		all(t, src, "1")
+		<-ended
 	})
 }
 

@@ -21,6 +21,7 @@ type PostgresConfig struct {
 	URL       string        `yaml:"url" json:"url" jsonschema:"PostgreSQL connection: postgres://USER:PASSWORD@HOST:PORT/DATABASE or key=value pairs, of a primary or a standby; the role needs SELECT"`
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of an xid8 column that a trigger sets on every write, in all captured tables; without it the rows' own xmin is used and each look reads whole tables"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 1s, which is the default; never shorter than what the last poll took"`
+	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
 }
 
 const (
@@ -105,7 +106,7 @@ func (c *PostgresConfig) Open(ctx context.Context, o sources.OpenOptions) (sourc
 	if interval == 0 {
 		interval = postgresInterval
 	}
-	s, err := open(ctx, d, d.place, interval, o)
+	s, err := open(ctx, d, d.place, interval, c.Deleted, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}

@@ -99,7 +99,7 @@ func (v *postgresView) readColumn(ctx context.Context, t *table, at tablePositio
 			if cursor.Mark, err = parseInt([]byte(last.mark)); err != nil {
 				return at, false, fmt.Errorf("read table %s: %w", t.name, err)
 			}
-			values := b.changes[len(b.changes)-1].After
+			values := b.last()
 			for _, k := range t.Key {
 				cursor.Key = append(cursor.Key, keyOf(t.Columns[k].Type, values[k]))
 			}

@@ -196,14 +196,22 @@ func pgShow(b sources.Batch) string {
 func TestPostgresParts(t *testing.T) {
 	pgModes(t, func(t *testing.T, db *pgDatabase, c *PostgresConfig) {
 		db.opts.BatchBytes = 4 << 10
-		db.prepare(c, "orders", pgOrders, "id")
+		c.Deleted = "deleted_at" // batches end at deletes too
+		db.prepare(c, "orders", pgOrders+", deleted_at timestamptz", "id")
 		src := db.start(c)
-		db.exec("INSERT INTO orders (id, state) SELECT i, 'a' FROM generate_series(1, 500) i")
+		db.exec("INSERT INTO orders (id, state, deleted_at) SELECT i, 'a', CASE i % 2 WHEN 0 THEN now() END FROM generate_series(1, 500) i")
 		seen := map[string]string{}
 		versions, batches := 0, 0
 		take := func(b sources.Batch) {
 			for _, change := range b.Changes {
-				seen[string(change.After[0].Data)] = string(change.After[1].Data)
+				row := change.After
+				if change.Op == sources.OpDelete {
+					row = change.Before
+				}
+				if id := row[0].Data; (id[len(id)-1]%2 == 0) != (change.Op == sources.OpDelete) {
+					t.Errorf("row %s is a %c", id, change.Op)
+				}
+				seen[string(row[0].Data)] = string(row[1].Data)
 				versions++
 			}
 			batches++

@@ -2,6 +2,7 @@ package polling
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,6 +19,7 @@ type source struct {
 	dialect  dialect
 	interval time.Duration
 	place    string // names the datastore in messages
+	deleted  string // the column that marks deleted rows, "" for none
 	log      hclog.Logger
 
 	position position
@@ -30,9 +32,9 @@ type source struct {
 }
 
 // open makes the engine and verifies the datastore against o.Position.
-func open(ctx context.Context, d dialect, place string, interval time.Duration, o sources.OpenOptions) (*source, error) {
+func open(ctx context.Context, d dialect, place string, interval time.Duration, deleted string, o sources.OpenOptions) (*source, error) {
 	s := &source{
-		dialect: d, interval: interval, place: place, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
+		dialect: d, interval: interval, place: place, deleted: deleted, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
 		batch: newBatch(o.BatchBytes),
 	}
 	poll, err := pollOf(o.Above)
@@ -48,6 +50,9 @@ func open(ctx context.Context, d dialect, place string, interval time.Duration, 
 	v, err := d.view(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if err = markDeleted(v.tables(), deleted); err != nil {
+		return nil, errors.Join(err, v.close())
 	}
 	if o.Position == nil {
 		s.position.Database = v.database()
@@ -207,6 +212,9 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 		Tables: make(map[string]tablePosition, len(s.position.Tables)),
 	}
 	tables := v.tables()
+	if err := markDeleted(tables, s.deleted); err != nil {
+		return sources.Batch{}, err
+	}
 	lowest := s.position.lowest()
 	for _, t := range tables {
 		at, ok := s.position.Tables[t.name]

@@ -23,6 +23,7 @@ type SQLiteConfig struct {
 	Path      string        `yaml:"path" json:"path" jsonschema:"the database file"`
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of the integer column that triggers set on every write; default weft_version"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 100ms, which is the default"`
+	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
 }
 
 const (
@@ -65,7 +66,7 @@ func (c *SQLiteConfig) Open(ctx context.Context, o sources.OpenOptions) (sources
 	if interval == 0 {
 		interval = defaultInterval
 	}
-	s, err := open(ctx, d, c.place(), interval, o)
+	s, err := open(ctx, d, c.place(), interval, c.Deleted, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
