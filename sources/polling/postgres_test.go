@@ -167,8 +167,11 @@ func TestPostgresHorizon(t *testing.T) {
 		run("PREPARE TRANSACTION 'held_" + db.name + "'")
 		nothing(t, src)
 		run("COMMIT PREPARED 'held_" + db.name + "'")
-		b := next(t, src)
-		if got := pgShow(b); got != "orders 1 old; orders 2 new" {
+		got := pgShow(next(t, src))
+		if got == "orders 1 old" { // somebody else's transaction may lie between the two
+			got += "; " + pgShow(next(t, src))
+		}
+		if got != "orders 1 old; orders 2 new" {
 			t.Fatalf("got %s", got)
 		}
 		run("BEGIN", "UPDATE orders SET state = 'gone' WHERE id = 1", "ROLLBACK")
