@@ -160,6 +160,7 @@ type mariadbDialect struct {
 	limits   limits
 	looked   look
 	more     bool      // a table has rows below the horizon that were not read
+	asked    time.Time // when open transactions were last asked for
 	told     time.Time // when somebody was last told that looks fail
 	resumed  bool      // looked.horizon is from a position, and nothing else was looked at
 }

@@ -47,6 +47,10 @@ const oldAnswer = "the server gives an old answer, since something else asks for
 
 // look moves the horizon. Where the server's clock was put back, it returns the time from which rows are to be read once more.
 func (d *mariadbDialect) look(ctx context.Context) (back int64, err error) {
+	// Asked sooner, the server gives its last answer again.
+	if err := pause(ctx, time.Until(d.asked.Add(105*time.Millisecond))); err != nil {
+		return 0, err
+	}
 	now := look{sent: time.Now(), statements: map[int64]int64{}, transactions: map[uint64]int64{}}
 	// The order matters: the clock, then statements, then transactions. What begins after the clock was read has a later time;
 	// what began before and ended before it was looked for is committed, and the snapshot that is taken next shows it.
@@ -123,13 +127,20 @@ func (d *mariadbDialect) lookAtTransactions(ctx context.Context, now *look) (fre
 			return fresh, err
 		}
 		// At random, so that two that wait for each other do not do so for ever.
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-time.After(time.Duration(100+mathrand.IntN(200)) * time.Millisecond):
+		if err := pause(ctx, time.Duration(100+mathrand.IntN(200))*time.Millisecond); err != nil {
+			return false, err
 		}
 	}
 	return false, nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 func (d *mariadbDialect) readTransactions(ctx context.Context, now *look) (fresh bool, err error) {
@@ -143,6 +154,7 @@ func (d *mariadbDialect) readTransactions(ctx context.Context, now *look) (fresh
 	if err != nil {
 		return false, fmt.Errorf("look at open transactions: %w", err)
 	}
+	d.asked = time.Now()
 	clear(now.transactions)
 	for rows.Next() {
 		var id uint64
