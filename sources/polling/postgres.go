@@ -121,7 +121,7 @@ func (c *PostgresConfig) dialect(ctx context.Context, tables []string, keys map[
 	}
 	d := &postgresDialect{
 		place: fmt.Sprintf("the PostgreSQL database %s at %s:%d", config.Database, config.Host, config.Port),
-		user:  config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log, limits: limits{},
+		user:  config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log, limits: limits{}, spans: map[string]int64{},
 	}
 	if d.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
 		return nil, d.explain(fmt.Errorf("connect: %w", err))
@@ -151,6 +151,8 @@ type postgresDialect struct {
 
 	captured []*table
 	limits   limits
+	// spans hold how many blocks of a table a statement scans, by its name.
+	spans map[string]int64
 
 	xmin   int64     // as of the last call of changed
 	since  time.Time // when xmin was first seen

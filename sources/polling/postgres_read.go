@@ -30,11 +30,12 @@ type scanCursor struct {
 	File int64 `json:"file"`
 }
 
-// scanBlocks is how many blocks a statement scans, and scanTime how long a poll goes on without a full batch: a snapshot that
-// is held longer keeps the server from cleaning up.
+// scanBlocks is how many blocks a statement scans at most, fewer where that finds more rows than a page, down to leastBlocks.
+// scanTime is how long a poll goes on without a full batch: a snapshot that is held longer keeps the server from cleaning up.
 const (
-	scanBlocks = 4096
-	scanTime   = 2 * time.Second
+	scanBlocks  = 4096
+	leastBlocks = 16
+	scanTime    = 2 * time.Second
 )
 
 // read implements view.
@@ -147,7 +148,11 @@ func (v *postgresView) scan(ctx context.Context, t *table, at tablePosition, b *
 		return at, false, sources.Fatal("set the capture's checkpoint to a position that this source returned", "table %s: %w", t.name, err)
 	}
 	for {
-		end := block + scanBlocks
+		span := v.dialect.spans[t.name]
+		if span == 0 {
+			span = scanBlocks
+		}
+		end := block + span
 		limit := v.dialect.limits.of(t)
 		query := fmt.Sprintf("%s WHERE r.ctid > '%s' AND r.ctid < '(%d,0)' AND %s BETWEEN %d AND %d ORDER BY r.ctid LIMIT %d",
 			t.query, cursor.After, min(end, 1<<32-1), widened(v.xmax), at.Watermark+1, cursor.Until-1, limit)
@@ -156,10 +161,18 @@ func (v *postgresView) scan(ctx context.Context, t *table, at tablePosition, b *
 			return at, false, err
 		}
 		v.dialect.limits.learn(t, limit, taken, full)
-		if taken > 0 {
-			cursor.After = last.mark
-		}
-		if !full && taken < limit {
+		if full || taken == limit {
+			v.dialect.spans[t.name] = max(span/2, leastBlocks)
+			if taken > 0 {
+				cursor.After = last.mark
+				if block, err = blockOf(cursor.After); err != nil {
+					return at, false, fmt.Errorf("read table %s: %w", t.name, err)
+				}
+			}
+		} else {
+			if taken < limit/4 {
+				v.dialect.spans[t.name] = min(2*span, scanBlocks)
+			}
 			block = end
 			cursor.After = fmt.Sprintf("(%d,0)", block)
 			if block >= blocks {
