@@ -165,6 +165,9 @@ func TestExamples(t *testing.T) {
 		if name == "MONGODB_URL" {
 			return "mongodb://weft:secret@127.0.0.1:27017/?replicaSet=rs0", true
 		}
+		if name == "SALES_URL" {
+			return "mariadb://weft:secret@127.0.0.1:3306", true
+		}
 		return "secret", strings.HasSuffix(name, "_PASSWORD")
 	}
 	for _, file := range files {

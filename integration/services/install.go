@@ -1,6 +1,7 @@
 // Package services installs and runs the servers that Weft is tested against: PostgreSQL, the oldest and the newest
 // version that Weft supports, Apache Kafka, and a server that stands in for MongoDB. The versions are in pom.xml and
 // mongodb.go.
+// version that Weft supports, and Apache Kafka, whose versions are in pom.xml; and the system's MariaDB.
 //
 // Servers listen on free loopback ports, keep their data in a temporary directory, and end with the process that
 // started them. What is tested, and how, is not here: see the package above.

@@ -13,6 +13,7 @@ type Services struct {
 	PostgresOldest, PostgresNewest *Postgres
 	Kafka                          *Kafka
 	MongoDB                        *MongoDB
+	MariaDB                        *MariaDB
 
 	libs, dir string
 }
@@ -29,7 +30,7 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 		return nil, errors.Join(err, s.Stop())
 	}
 	var wg sync.WaitGroup
-	var errs [4]error
+	var errs [5]error
 	wg.Go(func() {
 		s.PostgresOldest, errs[0] = StartPostgres(ctx, b.PostgresOldest, filepath.Join(dir, "postgres-oldest"))
 	})
@@ -41,6 +42,9 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 	})
 	wg.Go(func() {
 		s.MongoDB, errs[3] = StartMongoDB(ctx, b.MongoDB, filepath.Join(dir, "mongodb"))
+	})
+	wg.Go(func() {
+		s.MariaDB, errs[4] = StartMariaDB(ctx, filepath.Join(dir, "mariadb"))
 	})
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
@@ -58,6 +62,7 @@ func (s *Services) Env() []string {
 		"WEFT_TEST_KAFKA=" + s.Kafka.Address,
 		"WEFT_TEST_KAFKA_LIBS=" + s.libs,
 		"WEFT_TEST_MONGODB=" + s.MongoDB.URL,
+		"WEFT_TEST_MARIADB=" + s.MariaDB.URL,
 	}
 }
 
@@ -74,6 +79,9 @@ func (s *Services) Stop() error {
 	}
 	if s.MongoDB != nil {
 		wg.Go(s.MongoDB.Stop)
+	}
+	if s.MariaDB != nil {
+		wg.Go(s.MariaDB.Stop)
 	}
 	wg.Wait()
 	return os.RemoveAll(s.dir)

@@ -10,7 +10,9 @@ import (
 
 // Kinds makes an empty config for each value that a source's type field may have.
 var Kinds = map[string]func() sources.Config{
-	"mongodb":  func() sources.Config { return &mongodb.Config{} },
-	"postgres": func() sources.Config { return &postgres.Config{} },
-	"sqlite":   func() sources.Config { return &polling.SQLiteConfig{} },
+	"mongodb":       func() sources.Config { return &mongodb.Config{} },
+	"mariadb":       func() sources.Config { return &polling.MariaDBConfig{} },
+	"postgres":      func() sources.Config { return &postgres.Config{} },
+	"postgres-poll": func() sources.Config { return &polling.PostgresConfig{} },
+	"sqlite":        func() sources.Config { return &polling.SQLiteConfig{} },
 }
