@@ -59,6 +59,7 @@ type Writer struct {
 	records []kgo.Record
 	headers []kgo.RecordHeader
 
+	partial bool  // what was written ends inside a source transaction
 	changes int64 // since the last commit
 	bytes   int
 	since   time.Time // of the first uncommitted change
@@ -366,6 +367,9 @@ func name(c *sources.Change) string {
 	return c.Table.String()
 }
 
+// Inside tells whether what was written so far ends inside a source transaction, for the checkpoints that follow.
+func (w *Writer) Inside(transaction bool) { w.partial = transaction }
+
 // Commit makes what was written since the last commit visible together with a checkpoint at p. all says that the source
 // had nothing more at that moment. Nothing is known to be committed unless it returns nil; after an error, whether it was
 // is for the next writer to find out.
@@ -409,7 +413,11 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 			return explain(err)
 		}
 	}
-	cp.Changes += w.changes
+	if cp.Changes += w.changes; w.changes > 0 {
+		cp.Seq, cp.Partial = string(w.seq), w.partial
+	} else if !w.partial {
+		cp.Partial = false
+	}
 	// A commit under way is not cancelled, since its outcome would be unknown; only a deadline ends it.
 	deadline, ok := ctx.Deadline()
 	if latest := time.Now().Add(50 * time.Second); !ok || deadline.After(latest) {

@@ -68,7 +68,7 @@ type body struct {
 
 func (e *body) read(value []byte) error {
 	*e = body{}
-	return members(value, func(name, raw []byte) error {
+	return Members(value, func(name, raw []byte) error {
 		switch string(name) {
 		case "op":
 			return text(&e.op, raw)
@@ -80,7 +80,7 @@ func (e *body) read(value []byte) error {
 			if object(raw) == nil {
 				return nil
 			}
-			return members(raw, func(name, raw []byte) error {
+			return Members(raw, func(name, raw []byte) error {
 				switch string(name) {
 				case "seq":
 					return text(&e.seq, raw)
@@ -111,7 +111,7 @@ func text(dst *string, raw []byte) error {
 	if len(raw) < 2 || raw[0] != '"' {
 		return fmt.Errorf("JSON has %s instead of a string", raw)
 	}
-	s, err := unquote(raw)
+	s, err := Unquote(raw)
 	*dst = string(s)
 	return err
 }

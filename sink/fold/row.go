@@ -35,7 +35,7 @@ func (r *row) complete(e *body, old *row) error {
 	out := make([]byte, 0, len(e.after)+64)
 	out = append(out, '{')
 	// In the debezium dialect after holds a placeholder for what is unavailable.
-	err := members(e.after, func(name, raw []byte) error {
+	err := Members(e.after, func(name, raw []byte) error {
 		if !slices.Contains(e.unavailable, string(name)) {
 			out = appendMember(out, name, raw)
 		}
@@ -67,7 +67,7 @@ func (r *row) find(name string) (raw []byte, change string, err error) {
 	if r.columns == nil {
 		return nil, "", nil
 	}
-	err = members(r.columns, func(n, value []byte) error {
+	err = Members(r.columns, func(n, value []byte) error {
 		if string(n) == name {
 			raw = value
 		}
@@ -85,7 +85,7 @@ func appendMember(dst, name, raw []byte) []byte {
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
-	dst = append(appendQuoted(dst, name), ':')
+	dst = append(AppendQuoted(dst, name), ':')
 	return append(dst, raw...)
 }
 
@@ -145,7 +145,7 @@ func (r *row) decode(stored []byte) error {
 func canonical(object []byte) ([]byte, error) {
 	type member struct{ name, raw []byte }
 	var all []member
-	err := members(object, func(name, raw []byte) error {
+	err := Members(object, func(name, raw []byte) error {
 		all = append(all, member{name, raw})
 		return nil
 	})
@@ -174,7 +174,7 @@ const (
 // no object sorts by its bytes.
 func appendOrder(dst, key []byte) []byte {
 	start := len(dst)
-	err := members(key, func(_, raw []byte) error {
+	err := Members(key, func(_, raw []byte) error {
 		switch {
 		case string(raw) == "null":
 			dst = append(dst, orderNull)
@@ -183,7 +183,7 @@ func appendOrder(dst, key []byte) []byte {
 		case string(raw) == "true":
 			dst = append(dst, orderTrue)
 		case raw[0] == '"':
-			s, err := unquote(raw)
+			s, err := Unquote(raw)
 			if err != nil {
 				return err
 			}

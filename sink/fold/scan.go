@@ -10,9 +10,9 @@ import (
 
 var errEnd = errors.New("unexpected end of JSON input")
 
-// members calls fn for each member of the JSON object text, in its order: the name unquoted, and the value's text. Name and
+// Members calls fn for each member of the JSON object text, in its order: the name unquoted, and the value's text. Name and
 // value refer to text.
-func members(text []byte, fn func(name, value []byte) error) error {
+func Members(text []byte, fn func(name, value []byte) error) error {
 	s := scanner{text: text}
 	s.space()
 	if !s.take('{') {
@@ -25,7 +25,7 @@ func members(text []byte, fn func(name, value []byte) error) error {
 			if err != nil {
 				return err
 			}
-			name, err := unquote(quoted)
+			name, err := Unquote(quoted)
 			if err != nil {
 				return err
 			}
@@ -53,7 +53,7 @@ func members(text []byte, fn func(name, value []byte) error) error {
 	return nil
 }
 
-// elements is members for an array.
+// elements is Members for an array.
 func elements(text []byte, fn func(value []byte) error) error {
 	s := scanner{text: text}
 	s.space()
@@ -209,8 +209,8 @@ func (s *scanner) string() ([]byte, error) {
 	return nil, errEnd
 }
 
-// unquote returns what a JSON string holds; without escapes it is a part of it.
-func unquote(quoted []byte) ([]byte, error) {
+// Unquote returns what a JSON string holds; without escapes it is a part of it.
+func Unquote(quoted []byte) ([]byte, error) {
 	inner := quoted[1 : len(quoted)-1]
 	if bytes.IndexByte(inner, '\\') < 0 {
 		return inner, nil
@@ -266,8 +266,8 @@ func hex4(b []byte) (rune, error) {
 	return rune(n), nil
 }
 
-// appendQuoted appends a JSON string.
-func appendQuoted(dst []byte, s []byte) []byte {
+// AppendQuoted appends a JSON string.
+func AppendQuoted(dst []byte, s []byte) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
 	for _, b := range s {

@@ -95,13 +95,13 @@ func FuzzMembers(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got := make(map[string]string)
-		err := members(data, func(name, value []byte) error {
+		err := Members(data, func(name, value []byte) error {
 			got[string(name)] = string(value)
 			return nil
 		})
 		var want map[string]json.RawMessage
 		if json.Unmarshal(data, &want) != nil || want == nil {
-			return // members reads less closely
+			return // Members reads less closely
 		}
 		if err != nil {
 			t.Fatalf("refused %s: %v", data, err)
