@@ -22,8 +22,9 @@ func defaults() *Config {
 			Create:       true,
 			TopicOptions: TopicOptions{Partitions: 6, Dialect: JSONDialect, Cleanup: Delete},
 		},
-		Logging: Logging{Level: "info", Format: TextFormat},
-		Admin:   Admin{Enabled: true, Listen: DefaultAdminListen},
+		Archives: Archives{Keep: 28},
+		Logging:  Logging{Level: "info", Format: TextFormat},
+		Admin:    Admin{Enabled: true, Listen: DefaultAdminListen},
 	}
 }
 

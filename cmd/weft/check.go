@@ -94,6 +94,7 @@ func check(ctx context.Context, c *configs.Config, captures []configs.Capture, l
 	if cl != nil {
 		defer cl.Close()
 	}
+	r.Log = append(r.Log, checkArchives(ctx, c)...)
 	var wg sync.WaitGroup
 	for i, cc := range captures {
 		wg.Go(func() {
@@ -116,6 +117,7 @@ func check(ctx context.Context, c *configs.Config, captures []configs.Capture, l
 				}
 			}
 			found = append(found, checkCapture(ctx, c, cc, o, cl, writer)...)
+			found = append(found, checkRetention(ctx, c, &cc, cl)...)
 			r.Captures[i] = captureFindings{Capture: cc.Name, Connector: cc.Source.Connector(), Findings: found}
 		})
 	}

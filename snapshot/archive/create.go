@@ -115,7 +115,7 @@ func (o *Options) save(ctx context.Context, i *Image, parent *Manifest) (*Manife
 			return nil, err
 		}
 	}
-	p := &parts{bucket: o.Bucket, id: m.ID, columns: m.Columns, key: m.Key}
+	p := &parts{bucket: o.Bucket, id: m.ID, columns: m.Columns}
 	defer p.abort()
 	err := i.Table.Each(func(image *fold.Image) error {
 		if m.Rows += int64(image.Count); m.Rows%1000 == 0 && o.Progress != nil {

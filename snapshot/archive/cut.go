@@ -28,15 +28,17 @@ const highest = "~"
 // CutOf is the cut at a checkpoint: behind its last change, or before its last transaction where that is not complete.
 func CutOf(cp checkpoint.Checkpoint) string {
 	if cp.Partial {
-		return before(cp.Seq)
+		return Before(cp.Seq)
 	}
 	return cp.Seq + highest
 }
 
-// before is the cut before the transaction that a sequence belongs to; behind is the one after it. A sequence is
-// EPOCH.TRANSACTION.INDEX.ORDINAL, where the last two parts tell the changes of a transaction from each other.
-func before(seq string) string { return transactionOf(seq) }
-func behind(seq string) string { return transactionOf(seq) + highest }
+// Before is the cut before the transaction that a sequence belongs to. A sequence is EPOCH.TRANSACTION.INDEX.ORDINAL, where the
+// last two parts tell the changes of a transaction from each other.
+func Before(seq string) string { return transactionOf(seq) }
+
+// Behind is the cut behind the transaction that a sequence belongs to.
+func Behind(seq string) string { return transactionOf(seq) + highest }
 
 func transactionOf(seq string) string {
 	if i := strings.LastIndexByte(seq, '.'); i > 0 {

@@ -35,7 +35,7 @@ type Writer struct {
 }
 
 // NewWriter writes to w. own adds the columns that an archive needs to be read back.
-func NewWriter(w io.Writer, columns []Column, key []Column, own bool) (*Writer, error) {
+func NewWriter(w io.Writer, columns []Column, own bool) (*Writer, error) {
 	options := []parquet.WriterOption{
 		schemaOf(columns, own), parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest, Concurrency: 1}),
 		parquet.PageBufferSize(256 << 10), parquet.CreatedBy("weft", "", ""), parquet.KeyValueMetadata("weft.sorted", "by key"),
@@ -90,7 +90,6 @@ type parts struct {
 	bucket  *Bucket
 	id      string
 	columns []Column
-	key     []Column
 	done    []Part
 
 	object *blob.Writer
@@ -126,7 +125,7 @@ func (p *parts) begin(ctx context.Context) error {
 		return explain(p.bucket.url, "write to", err)
 	}
 	p.count = &counted{to: p.object, hash: sha256.New()}
-	p.w, err = NewWriter(p.count, p.columns, p.key, true)
+	p.w, err = NewWriter(p.count, p.columns, true)
 	return err
 }
 
@@ -209,6 +208,20 @@ func (b *Bucket) eachOf(ctx context.Context, m *Manifest, p Part, dir string, s 
 		}
 		if err := r.Close(); err != nil {
 			return fmt.Errorf("read %s/%s: %w", m.ID, p.Name, err)
+		}
+	}
+	return nil
+}
+
+// Verify compares every part with its checksum.
+func (b *Bucket) Verify(ctx context.Context, m *Manifest, dir string) error {
+	for _, p := range m.Parts {
+		f, err := b.fetch(ctx, m, p, dir)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -212,3 +212,13 @@ func (k *kindsOf) columns() (all, key []Column) {
 	}
 	return all, key
 }
+
+// Kinds finds the columns of all images that each gives, and how their values can be stored.
+func Kinds(each func(func(*fold.Image) error) error) ([]Column, error) {
+	var k kindsOf
+	if err := each(k.add); err != nil {
+		return nil, err
+	}
+	all, _ := k.columns()
+	return all, nil
+}
