@@ -117,6 +117,9 @@ func reachable(err error, t *archive.Topic, archives []*archive.Manifest) error 
 		return err
 	}
 	lost.Remedy = "there is no archive that the log still goes on from: a replay is possible once a snapshot of the table has been archived"
+	if len(archives) > 0 {
+		lost.Remedy = fmt.Sprintf("a replay is possible of what archives hold as they are, such as --until %s for %s", archives[0].Seq, archives[0].ID)
+	}
 	for i := len(archives) - 1; i >= 0; i-- { // the oldest that the log goes on from
 		if _, err := t.From(archives[i]); err == nil {
 			lost.Remedy = fmt.Sprintf("a replay is possible from %s on (archive %s, --until %s)", archives[i].NewestChange.Format("2006-01-02T15:04:05.999999Z07:00"), archives[i].ID, archives[i].Seq)
@@ -129,7 +132,7 @@ func reachable(err error, t *archive.Topic, archives []*archive.Manifest) error 
 // image returns what runs over the rows at the cut, as often as it is called. An archive that no change follows is read as
 // it is; otherwise archive and changes are folded.
 func (o *Options) image(ctx context.Context, t *archive.Topic, from *archive.Manifest, below string, r *Result) (each func(func(*fold.Image) error) error, end func() error, err error) {
-	if from != nil && from.Below == below {
+	if from != nil && (from.Below == below || from.Seq != "" && archive.Behind(from.Seq) == below) { // an image has whole transactions
 		return func(fn func(*fold.Image) error) error { return o.Bucket.Each(ctx, from, o.Dir, fn) }, func() error { return nil }, nil
 	}
 	if from != nil {
