@@ -37,9 +37,10 @@ func TestDefaults(t *testing.T) {
 			},
 			Profile: Kafka, ClientID: "weft", Compression: LZ4, Commit: Commit{Bytes: 16 * MiB, Interval: time.Second},
 		},
-		Topics:  Topics{Replication: -1, Create: true, TopicOptions: topics},
-		Logging: Logging{Level: "info", Format: TextFormat},
-		Admin:   Admin{Enabled: true, Listen: "127.0.0.1:9464"},
+		Topics:   Topics{Replication: -1, Create: true, TopicOptions: topics},
+		Logging:  Logging{Level: "info", Format: TextFormat},
+		Admin:    Admin{Enabled: true, Listen: "127.0.0.1:9464"},
+		Archives: Archives{Keep: 28},
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake", Source: &fakeSource{URL: "u", Slot: "weft", Poll: time.Second},
 			Tables: []string{"public.orders"}, Snapshot: SnapshotNever, OnGap: StopOnGap,
@@ -71,9 +72,10 @@ func TestEveryField(t *testing.T) {
 			SASL:        &SASL{Mechanism: ScramSHA512, Username: "weft", Password: "hunter2word"},
 			Compression: Zstd, MaxRecord: 2 * MiB, Commit: Commit{Bytes: 4 * MiB, Interval: 250 * time.Millisecond},
 		},
-		Topics:  Topics{Replication: 3, TopicOptions: topics},
-		Logging: Logging{Level: "debug", Format: JSONFormat},
-		Admin:   Admin{Listen: ":9000"},
+		Topics:   Topics{Replication: 3, TopicOptions: topics},
+		Logging:  Logging{Level: "debug", Format: JSONFormat},
+		Admin:    Admin{Listen: ":9000"},
+		Archives: Archives{Bucket: "s3://backups?region=eu-central-1", Every: 6 * time.Hour, Keep: 7},
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake",
 			Source: &fakeSource{

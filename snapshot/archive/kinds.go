@@ -77,7 +77,7 @@ func (s *seen) add(raw []byte) {
 
 func seenNumeral(raw []byte) seen {
 	if n, err := strconv.ParseInt(string(raw), 10, 64); err == nil && string(raw) != "-0" {
-		if f := float64(n); math.Abs(f) <= 1<<53 {
+		if n >= -1<<53 && n <= 1<<53 {
 			return seenInt
 		}
 		return seenLong
