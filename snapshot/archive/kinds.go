@@ -36,12 +36,16 @@ func (k Kind) node() parquet.Node {
 	case Bool:
 		n = parquet.Leaf(parquet.BooleanType)
 	case JSON:
-		n = parquet.JSON()
+		n = plainJSON()
 	default:
-		n = parquet.String()
+		n = plainString()
 	}
 	return parquet.Optional(n)
 }
+
+// Texts are encoded plainly: DuckDB 1.4.1 read a column of equal texts in the library's default encoding as one long text.
+func plainJSON() parquet.Node   { return parquet.Encoded(parquet.JSON(), &parquet.Plain) }
+func plainString() parquet.Node { return parquet.Encoded(parquet.String(), &parquet.Plain) }
 
 // seen are the forms of JSON that a column's values have.
 type seen uint16

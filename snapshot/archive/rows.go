@@ -41,10 +41,10 @@ func schemaOf(columns []Column, own bool) *parquet.Schema {
 		add(c.Name, c.Kind.node())
 	}
 	if own {
-		add(keyColumn, parquet.Optional(parquet.JSON()))
-		add(seqColumn, parquet.Optional(parquet.String()))
+		add(keyColumn, parquet.Optional(plainJSON()))
+		add(seqColumn, parquet.Optional(plainString()))
 		add(partitionColumn, parquet.Optional(parquet.Encoded(parquet.Leaf(parquet.Int32Type), &parquet.RLEDictionary)))
-		add(unknownColumn, parquet.Optional(parquet.JSON()))
+		add(unknownColumn, parquet.Optional(plainJSON()))
 	}
 	return parquet.NewSchema("row", o)
 }
