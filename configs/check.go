@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -39,6 +40,7 @@ func (d *decoder) check(c *Config) {
 	if p := "fleet"; d.good(p) && !captureName.MatchString(c.Fleet) {
 		d.wrong(p, "must be %s", nameRule)
 	}
+	d.checkArchives(&c.Archives)
 	d.checkTopics("topics", &c.Topics)
 	if p := "topics.replication"; d.good(p) && d.set("log.embedded") && c.Topics.Replication > 1 {
 		d.wrong(p, "the embedded log keeps one copy; remove the line, or use brokers")
@@ -118,6 +120,22 @@ func (d *decoder) notEmpty(path string, fields map[string]string) {
 func (d *decoder) memory(path string, size Bytes) {
 	if d.good(path) && (size <= 0 || size > maxMemory) {
 		d.wrong(path, "must be above 0 and at most %s", maxMemory)
+	}
+}
+
+func (d *decoder) checkArchives(a *Archives) {
+	d.require("archives", "bucket")
+	if p := "archives.bucket"; d.good(p) {
+		u, err := url.Parse(string(a.Bucket))
+		if err != nil || !slices.Contains([]string{"file", "s3", "gs", "azblob"}, u.Scheme) {
+			d.wrong(p, "must be the URL of a bucket: file:///DIR, s3://NAME, gs://NAME or azblob://NAME")
+		}
+	}
+	if p := "archives.every"; d.good(p) && a.Every < time.Minute {
+		d.wrong(p, "must be at least 1m; leave the field out for archives on command alone")
+	}
+	if p := "archives.keep"; d.good(p) && a.Keep < 1 {
+		d.wrong(p, "must be at least 1")
 	}
 }
 
@@ -267,16 +285,10 @@ func (d *decoder) checkKeys(path string, c *Capture) {
 			d.wrong(p, "name at least one column, and no empty one, such as [id]")
 		case len(slices.Compact(sorted)) < len(columns):
 			d.wrong(p, "a column is listed twice; keep one")
-		case d.good(join(path, "tables")) && !slices.ContainsFunc(c.Tables, func(pattern string) bool { return matches(pattern, table) }):
+		case d.good(join(path, "tables")) && !slices.ContainsFunc(c.Tables, func(pattern string) bool { return sources.MatchTable(pattern, table) }):
 			d.wrong(p, "the table is not among the capture's tables; add it to tables, or remove the key")
 		}
 	}
-}
-
-// matches tells whether * and ? of a table pattern, which match within a part of the name, give the table.
-func matches(pattern, table string) bool {
-	patterns, parts := strings.Split(pattern, "."), strings.Split(table, ".")
-	return slices.EqualFunc(patterns, parts, sources.MatchGlob)
 }
 
 // checkOverlaps reports captures that have the same name, and tables that two captures would write to the same topic. Two

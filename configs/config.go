@@ -22,6 +22,7 @@ type Config struct {
 	Logging  Logging   `yaml:"logging,omitempty" json:"logging,omitempty" jsonschema:"The daemon's own messages, on standard error."`
 	Admin    Admin     `yaml:"admin,omitempty" json:"admin,omitempty" jsonschema:"Where the daemon tells of itself: /metrics, /healthz and /readyz."`
 	Fleet    string    `yaml:"fleet,omitempty" json:"fleet,omitempty" jsonschema:"Daemons of the same fleet share the captures that are registered for it. Default default."`
+	Archives Archives  `yaml:"archives,omitempty" json:"archives,omitempty" jsonschema:"Images of tables in a bucket, made from the log."`
 	Captures []Capture `yaml:"captures,omitempty" json:"captures,omitempty" jsonschema:"What is captured: one entry a database. More can be registered while the daemon runs."`
 }
 
@@ -104,6 +105,13 @@ type Settings map[string]string
 type Logging struct {
 	Level  Level  `yaml:"level,omitempty" json:"level,omitempty" jsonschema:"Least severe messages to write: trace, debug, info (default), warn or error."`
 	Format Format `yaml:"format,omitempty" json:"format,omitempty" jsonschema:"text (default) or json, one object a line."`
+}
+
+// Archives says where images of tables are kept and when they are made.
+type Archives struct {
+	Bucket Secret        `yaml:"bucket,omitempty" json:"bucket,omitempty" jsonschema:"URL of the bucket: file:///DIR, s3://NAME, gs://NAME or azblob://NAME, each with ?prefix=weft/ and other parameters of gocloud.dev."`
+	Every  time.Duration `yaml:"every,omitempty" json:"every,omitempty" jsonschema:"How often the daemon archives each table. Default: never, only on command."`
+	Keep   int           `yaml:"keep,omitempty" json:"keep,omitempty" jsonschema:"How many archives of a table the daemon keeps. Default 28."`
 }
 
 // Admin says where the daemon answers HTTP.

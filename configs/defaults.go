@@ -22,9 +22,10 @@ func defaults() *Config {
 			Create:       true,
 			TopicOptions: TopicOptions{Partitions: 6, Dialect: JSONDialect, Cleanup: Delete},
 		},
-		Logging: Logging{Level: "info", Format: TextFormat},
-		Admin:   Admin{Enabled: true, Listen: DefaultAdminListen},
-		Fleet:   "default",
+		Archives: Archives{Keep: 28},
+		Logging:  Logging{Level: "info", Format: TextFormat},
+		Admin:    Admin{Enabled: true, Listen: DefaultAdminListen},
+		Fleet:    "default",
 	}
 }
 

@@ -50,5 +50,5 @@ func CheckClash(c Capture, others []Capture) error {
 
 // HasTable tells whether the capture's tables, or patterns, give this one.
 func (c *Capture) HasTable(table string) bool {
-	return slices.ContainsFunc(c.Tables, func(pattern string) bool { return matches(pattern, table) })
+	return slices.ContainsFunc(c.Tables, func(pattern string) bool { return sources.MatchTable(pattern, table) })
 }

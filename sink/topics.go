@@ -124,6 +124,16 @@ func TopicOf(prefix string, t *sources.Table) string {
 	return prefix + "." + name
 }
 
+// Ensure makes a topic of records with these settings, or refuses one that is there with others. It returns the number of
+// partitions.
+func (t Topics) Ensure(ctx context.Context, l *Log, cl *kgo.Client, name string) (int, error) {
+	p, err := l.profile()
+	if err != nil {
+		return 0, err
+	}
+	return ensureTopic(ctx, cl, t.changeTopic(name, p))
+}
+
 // ensureTopic makes the topic if it is missing, reads its settings back either way (a log may ignore one without an
 // error), and returns its number of partitions.
 func ensureTopic(ctx context.Context, cl *kgo.Client, s topicSpec) (int, error) {

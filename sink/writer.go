@@ -63,11 +63,11 @@ type Writer struct {
 
 	snapshot *checkpoint.Snapshot // for the next commit; nil: as it is
 	sweeps   map[string]*Sweep    // that watch a topic, by its name
-
-	changes int64 // since the last commit
-	rows    int64 // of snapshots, likewise
-	bytes   int
-	since   time.Time // of the first uncommitted change
+	partial  bool                 // what was written ends inside a source transaction
+	changes  int64                // since the last commit
+	rows     int64                // of snapshots, likewise
+	bytes    int
+	since    time.Time // of the first uncommitted change
 
 	mu  sync.Mutex
 	err error // the first failed produce
@@ -403,6 +403,9 @@ func name(c *sources.Change) string {
 	return c.Table.String()
 }
 
+// Inside tells whether what was written so far ends inside a source transaction, for the checkpoints that follow.
+func (w *Writer) Inside(transaction bool) { w.partial = transaction }
+
 // Commit makes what was written since the last commit visible together with a checkpoint at p. all says that the source
 // had nothing more at that moment. Nothing is known to be committed unless it returns nil; after an error, whether it was
 // is for the next writer to find out.
@@ -447,6 +450,11 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 		}
 	}
 	cp.Changes += w.changes
+	if w.changes+w.rows > 0 {
+		cp.Seq, cp.Partial = string(w.seq), w.partial
+	} else if !w.partial {
+		cp.Partial = false
+	}
 	if w.snapshot != nil {
 		cp.Snapshot = w.snapshot
 	}

@@ -96,6 +96,7 @@ func checkOpen(ctx context.Context, c *configs.Config, log *logHandle, found []s
 		defer cl.Close()
 		all = r.registrations(ctx, c, cl, all)
 	}
+	r.Log = append(r.Log, checkArchives(ctx, c)...)
 	captures, err := choose(all)
 	if err != nil {
 		return nil, err
@@ -124,6 +125,7 @@ func checkOpen(ctx context.Context, c *configs.Config, log *logHandle, found []s
 				}
 			}
 			found = append(found, checkCapture(ctx, cc, o, cl, writer)...)
+			found = append(found, checkRetention(ctx, c, &cc, cl)...)
 			r.Captures[i] = captureFindings{Capture: cc.Name, Connector: cc.Source.Connector(), Findings: found}
 		})
 	}
@@ -250,7 +252,7 @@ func checkCapture(ctx context.Context, cc configs.Capture, o sources.CheckOption
 	if !ok {
 		return nil
 	}
-	o.Capture, o.Tables, o.Keys = cc.Name, cc.Tables, cc.Keys
+	o.Capture, o.Tables, o.Keys, o.Snapshot = cc.Name, cc.Tables, cc.Keys, cc.Snapshot == configs.SnapshotInitial
 	within, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	found := checker.Check(within, o)

@@ -127,7 +127,7 @@ func orNull(p sources.Position) string {
 	return string(p)
 }
 
-// findCapture returns a capture of the config file, else one that is registered in the log that cl leads to.
+// findCapture returns a capture of the config file, for which cl may be nil, else one that is registered in the log.
 func findCapture(ctx context.Context, c *configs.Config, cl *kgo.Client, name string) (*configs.Capture, error) {
 	all := ofFile(c)
 	if !all[name].OfFile {

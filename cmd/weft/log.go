@@ -115,6 +115,7 @@ func describeLog(c configs.Log, logger hclog.Logger) (*logHandle, error) {
 // reader is what a command that only reads works with.
 type reader struct {
 	config *configs.Config
+	log    *sink.Log
 	cl     *kgo.Client
 	// alone says that no daemon runs on the log, as far as can be told: an embedded log that nobody has open.
 	alone bool
@@ -136,7 +137,7 @@ func (a *app) reading(fn func(r *reader) error) (err error) {
 		return failed(err)
 	}
 	defer cl.Close()
-	return fn(&reader{config: c, cl: cl, alone: log.own})
+	return fn(&reader{config: c, log: log.Log, cl: cl, alone: log.own})
 }
 
 // closing joins the error of closing into a function's own.

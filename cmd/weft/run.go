@@ -113,6 +113,11 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		return err
 	}
 	defer stopAdmin()
+	stopArchives, err := startArchives(ctx, c, cl, logger.Named("archives"))
+	if err != nil {
+		return err
+	}
+	defer stopArchives()
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
 	published := make(chan struct{})
 	go func() {

@@ -155,6 +155,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 		defer c.whenSlow()()
 		before := w.Checkpoint().Changes
 		succeeded := c.figures.began(w)
+		w.Inside(partial)
 		if err := w.Commit(ctx, position, all); err != nil {
 			return fmt.Errorf("commit: %w", err)
 		}
