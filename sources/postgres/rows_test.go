@@ -495,7 +495,7 @@ func TestChunkSession(t *testing.T) {
 			db.exec("ALTER ROLE " + name + " SET " + s)
 		}
 		if db.one("SELECT (current_setting('server_version_num')::int >= 170000)::text") == "true" {
-			db.exec("ALTER ROLE " + name + " SET transaction_timeout = '50ms'")
+			db.exec("ALTER ROLE " + name + " SET transaction_timeout = '1s'")
 		}
 		c := db.config()
 		c.URL = address
@@ -504,7 +504,7 @@ func TestChunkSession(t *testing.T) {
 		const row = "r public.t -> f=0.30000000000000004 d=2026-02-28 12:00:00+00 b=\x00\xff r=public.t"
 		first := db.chunk(r, q)
 		equal(t, rowLines(first), row, row)
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(1200 * time.Millisecond)
 		q.After = first.Next
 		equal(t, db.rows(r, q), row)
 		if local := r.idle[0].PgConn().ExecParams(t.Context(), "SHOW synchronous_commit", nil, nil, nil, nil).Read(); string(local.Rows[0][0]) != "local" {
