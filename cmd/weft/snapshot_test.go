@@ -34,7 +34,7 @@ func TestSnapshotRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.write(t, strings.Replace(string(text), "type: sqlite", "type: readable", 1))
+	s.write(t, strings.NewReplacer("type: sqlite", "type: readable", "tables: [item]", "tables: [item], snapshot: never").Replace(string(text)))
 	// Without a daemon that is running: the one that starts next takes it up.
 	if code, _, errs := weft(t, "snapshot", "start", "items", "-c", s.config); code != exitFailed || !strings.Contains(errs, "weft run makes it") {
 		t.Errorf("before the first start: %d, %s", code, errs)

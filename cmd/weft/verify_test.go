@@ -35,7 +35,7 @@ func TestVerifyRefuses(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"nothing"}, exitUsage, `has no capture "nothing"`},
+		{[]string{"nothing"}, exitUsage, `there is no capture "nothing"`},
 		{[]string{"items"}, exitFailed, "a source of kind sqlite cannot read its tables beside the stream"},
 	} {
 		code, _, stderr := weft(t, append([]string{"verify", "-c", s.config}, c.args...)...)
