@@ -83,7 +83,7 @@ func (d *mariadbDialect) look(ctx context.Context) (back int64, err error) {
 		passed := now.sent.Sub(before.received)
 		if moved := time.Duration(now.clock-before.clock) * time.Microsecond; moved < passed-passed/1000-clockSlack {
 			back = now.clock - now.received.Sub(before.sent).Microseconds() - clockMargin
-			d.log.Warn("the server's clock was put back; rows since then are read once more", "by", (passed - moved).Round(time.Millisecond), "from", timeOf(back))
+			d.log.Warn("the server's clock was put back; rows since then are read once more", "by", (passed - moved).Round(100*time.Millisecond), "from", timeOf(back))
 			now.horizon = min(now.horizon, back)
 			before.horizon = now.horizon
 		}
