@@ -168,7 +168,7 @@ func (c *core) newest(chunk *sources.Chunk, u *unseen) (rows [][]sources.Value, 
 // advance moves the span's cursor behind a chunk.
 func (c *core) advance(t *table, s *span, r *read) {
 	delete(c.reads, r)
-	s.reads = s.reads[1:]
+	s.reads = slices.Delete(s.reads, 0, 1) // and leave none of its rows in memory
 	c.changed = true
 	if s.after = r.chunk.Next; s.after == nil {
 		t.spans = slices.DeleteFunc(t.spans, func(o *span) bool { return o == s })
@@ -204,7 +204,7 @@ func (c *core) passKeyless(p *place, t *table, s *span, r *read) (goOn bool, err
 		return false, err
 	}
 	delete(c.reads, r)
-	s.reads = s.reads[1:]
+	s.reads = slices.Delete(s.reads, 0, 1)
 	c.changed = true
 	if r.chunk.Next == nil {
 		t.spans = []*span{}
