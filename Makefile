@@ -10,17 +10,17 @@ FUZZTIME ?= 20000x
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint fuzz go-test bench bench-short profile chaos large install clean FORCE
+.PHONY: help build test check lint fuzz go-test bench bench-short bench-snapshot profile chaos large install clean FORCE
 
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 build: ## build bin/weft
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/weft ./cmd/weft
 
 test: install check lint fuzz $(TOOLS)/bench ## install what the tests need, then run every check and test
 	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test
-	$(TOOLS)/services run -- $(TOOLS)/bench -short
+	$(TOOLS)/services run -- sh -c '$(TOOLS)/bench -short && $(TOOLS)/bench -snapshot -short'
 
 install: $(TOOLS)/services $(TOOLS)/golangci-lint ## install what the tests need, without running them
 	integration/install-tools.sh
@@ -50,6 +50,10 @@ bench: $(TOOLS)/services $(TOOLS)/bench ## drain a backlog of 500,000 changes ag
 bench-short: $(TOOLS)/services $(TOOLS)/bench ## the same with 100,000 changes, in under a minute
 	integration/install-tools.sh
 	$(TOOLS)/services run -- $(TOOLS)/bench -short
+
+bench-snapshot: $(TOOLS)/services $(TOOLS)/bench ## read a table of 1,000,000 rows into the log, against COPY into nothing, in turns
+	integration/install-tools.sh
+	$(TOOLS)/services run -- $(TOOLS)/bench -snapshot
 
 profile: $(TOOLS)/services $(TOOLS)/bench ## CPU and allocation profiles of a drain, to .cache/profile
 	integration/install-tools.sh

@@ -31,6 +31,8 @@ type core struct {
 	ring     ring
 	reads    map[*read]struct{} // under way, or waiting for the stream, and still wanted
 	latest   sources.View       // of a read that is done: those of later ones see what it sees
+	written  written            // since the last commit
+	turn     int                // of the spans, whose chunk comes first
 	parallel int
 	bytes    int    // bound of a chunk
 	perRead  int    // bound of a chunk in rows, for the rate; 0 for none
@@ -40,6 +42,12 @@ type core struct {
 	changed  bool   // since save
 	logger   hclog.Logger
 	now      func() time.Time
+}
+
+// written is what a crash would have written for nothing: no more than one read may return.
+type written struct {
+	chunks, rows, bytes int
+	full                bool // a chunk waits for the commit
 }
 
 // table is one table's part of it.
@@ -156,7 +164,7 @@ func (c *core) finished() bool {
 
 // next is a read to make, nil for none at the moment. arrived or split tells how it went.
 func (c *core) next() *read {
-	if len(c.reads) >= 2*c.parallel {
+	if len(c.reads)+c.written.chunks >= 2*c.parallel {
 		return nil
 	}
 	busy := 0

@@ -77,6 +77,65 @@ func TestManyIncompleteRows(t *testing.T) {
 	}
 }
 
+// counter counts the rows that are written.
+type counter int
+
+func (n *counter) Write(context.Context, *sources.Change) error {
+	*n++
+	return nil
+}
+
+// A crash makes one chunk be written again, whatever was ready; a commit takes several only where one might have held them all. Spans
+// take turns.
+func TestChunksOfACommit(t *testing.T) {
+	for size, want := range map[int][]int{100: {1, 2, 3, 4}, 50: {2, 4}, 30: {3, 4}} {
+		c := newCore(&checkpoint.Snapshot{Tables: []checkpoint.TableSnapshot{{Table: "keyed"}}},
+			Options{Parallel: 2, ChunkBytes: 100, RingBytes: 1 << 20, Logger: hclog.NewNullLogger()})
+		c.split(c.next(), []sources.Cursor{cursor(1000)})
+		s, w := &simulation{}, counter(0)
+		pass := func() {
+			t.Helper()
+			if err := c.pass(&place{ctx: context.Background(), position: s.here(), reader: s, w: &w}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		arrive := func(r *read) {
+			t.Helper()
+			if r == nil || r.kind != readRows {
+				t.Fatalf("the next read is %+v", r)
+			}
+			from := 0
+			if r.q.After != nil {
+				from = keyOf(r.q.After)
+			}
+			c.arrived(r, &sources.Chunk{Table: keyed, View: seenTo(10), Rows: [][]sources.Value{row{version: 1}.values(from + 1)}, Bytes: size, Next: cursor(from + 1)}, 0)
+		}
+		for range 2 { // the first chunks of both spans, then the second ones
+			first, second := c.next(), c.next()
+			arrive(first)
+			arrive(second)
+		}
+		if r := c.next(); r != nil {
+			t.Errorf("a fifth read begins: %+v", r)
+		}
+		for i, rows := range want {
+			pass()
+			if pass(); int(w) != rows {
+				t.Errorf("chunks of %d bytes, bound 100: after %d commits %d are written, want %d", size, i, w, rows)
+			}
+			if i == 0 && c.next() != nil {
+				t.Error("a read begins while a chunk is not committed: more than four would be read again")
+			}
+			if waits := c.committed(); waits != (rows < 4) {
+				t.Errorf("after %d chunks another one waits: %v", rows, waits)
+			}
+			if i == 1 && size == 100 && (c.tables[0].spans[0].after == nil || c.tables[0].spans[1].after == nil) {
+				t.Error("a span's second chunk came before the other one's first")
+			}
+		}
+	}
+}
+
 // Too many rows that have moved to other keys have the table read again.
 func TestManyMovedRows(t *testing.T) {
 	c, r := newTestCore()

@@ -181,6 +181,7 @@ func (h *harness) until(what string, is func(*checkpoint.Snapshot) bool) error {
 		}
 		if s, changed := h.State(); changed {
 			h.state = s
+			h.Committed()
 			h.Wake()
 		}
 		if is(h.state) {

@@ -26,17 +26,15 @@ type place struct {
 	order    []byte
 }
 
-// pass writes the rows of all chunks that the stream has passed at a position. Everything that it changes belongs into one commit
-// with them.
+// pass writes the rows of the chunks that the stream has passed at a position, as many as one commit takes. Everything that it changes
+// belongs into one commit with them.
 func (c *core) pass(p *place) error {
+	if err := c.passSpans(p); err != nil {
+		return err
+	}
 	for _, t := range c.tables {
 		if t.done {
 			continue
-		}
-		for _, s := range slices.Clone(t.spans) {
-			if err := c.passSpan(p, t, s); err != nil {
-				return err
-			}
 		}
 		if err := c.passKeys(p, t); err != nil {
 			return err
@@ -50,10 +48,40 @@ func (c *core) pass(p *place) error {
 	return nil
 }
 
+// passSpans begins behind the span that wrote last, so that all of them go on being read.
+func (c *core) passSpans(p *place) error {
+	type part struct {
+		t *table
+		s *span
+	}
+	var parts []part
+	for _, t := range c.tables {
+		for _, s := range t.spans {
+			if len(s.reads) > 0 {
+				parts = append(parts, part{t, s})
+			}
+		}
+	}
+	for i, first := 0, c.turn; i < len(parts); i++ {
+		n := (first + i) % len(parts)
+		before := c.written.chunks
+		if err := c.passSpan(p, parts[n].t, parts[n].s); err != nil {
+			return err
+		}
+		if c.written.chunks > before {
+			c.turn = n + 1
+		}
+	}
+	return nil
+}
+
 // passSpan writes what it can of a span, in key order.
 func (c *core) passSpan(p *place, t *table, s *span) error {
 	for len(s.reads) > 0 && s.reads[0].chunk != nil {
 		r := s.reads[0]
+		if !c.room(t, r.chunk) {
+			return nil
+		}
 		var goOn bool
 		var err error
 		if len(r.chunk.Table.Key) == 0 {
@@ -66,6 +94,24 @@ func (c *core) passSpan(p *place, t *table, s *span) error {
 		}
 	}
 	return nil
+}
+
+// room tells whether a chunk may be written before the next commit: the first one, and others that would have had room in it.
+func (c *core) room(t *table, chunk *sources.Chunk) bool {
+	w := &c.written
+	if w.chunks == 0 || w.rows+len(chunk.Rows) <= c.rowsOf(t) && w.bytes+chunk.Bytes <= c.bytes {
+		return true
+	}
+	w.full = true
+	return false
+}
+
+// committed tells that what was written is committed, and whether a chunk has waited for that.
+func (c *core) committed() (waits bool) {
+	waits = c.written.full
+	c.written = written{}
+	c.sweepOn()
+	return waits
 }
 
 // ready tells whether the stream has passed the chunk, and what it has changed since that the chunk did not see.
@@ -97,7 +143,7 @@ func (c *core) passKeyed(p *place, t *table, s *span, r *read) (goOn bool, err e
 			}
 		}
 	}
-	if err := c.write(p, t, r.chunk.Table, rows); err != nil {
+	if err := c.write(p, t, r.chunk, rows); err != nil {
 		return false, err
 	}
 	c.advance(t, s, r)
@@ -122,7 +168,7 @@ func (c *core) newest(chunk *sources.Chunk, u *unseen) (rows [][]sources.Value, 
 // advance moves the span's cursor behind a chunk.
 func (c *core) advance(t *table, s *span, r *read) {
 	delete(c.reads, r)
-	s.reads = s.reads[1:]
+	s.reads = slices.Delete(s.reads, 0, 1) // and leave none of its rows in memory
 	c.changed = true
 	if s.after = r.chunk.Next; s.after == nil {
 		t.spans = slices.DeleteFunc(t.spans, func(o *span) bool { return o == s })
@@ -154,11 +200,11 @@ func (c *core) passKeyless(p *place, t *table, s *span, r *read) (goOn bool, err
 		c.restartTable(t)
 		return false, nil
 	}
-	if err := c.write(p, t, r.chunk.Table, r.chunk.Rows); err != nil {
+	if err := c.write(p, t, r.chunk, r.chunk.Rows); err != nil {
 		return false, err
 	}
 	delete(c.reads, r)
-	s.reads = s.reads[1:]
+	s.reads = slices.Delete(s.reads, 0, 1)
 	c.changed = true
 	if r.chunk.Next == nil {
 		t.spans = []*span{}
@@ -169,7 +215,7 @@ func (c *core) passKeyless(p *place, t *table, s *span, r *read) (goOn bool, err
 // passKeys writes rows that were read by their keys.
 func (c *core) passKeys(p *place, t *table) error {
 	r := t.fetching
-	if r == nil || r.chunk == nil {
+	if r == nil || r.chunk == nil || !c.room(t, r.chunk) {
 		return nil
 	}
 	passed, u, err := c.ready(p, t, r.chunk)
@@ -185,7 +231,7 @@ func (c *core) passKeys(p *place, t *table) error {
 	if !u.empty() {
 		rows, _ = c.newest(r.chunk, &u)
 	}
-	if err := c.write(p, t, r.chunk.Table, rows); err != nil {
+	if err := c.write(p, t, r.chunk, rows); err != nil {
 		return err
 	}
 	c.changed = true
@@ -197,8 +243,12 @@ func (c *core) passKeys(p *place, t *table) error {
 	return nil
 }
 
-func (c *core) write(p *place, t *table, of *sources.Table, rows [][]sources.Value) error {
-	ch := sources.Change{Op: sources.OpRead, Table: of}
+// write writes those rows of a chunk.
+func (c *core) write(p *place, t *table, chunk *sources.Chunk, rows [][]sources.Value) error {
+	c.written.chunks++
+	c.written.rows += len(rows)
+	c.written.bytes += chunk.Bytes
+	ch := sources.Change{Op: sources.OpRead, Table: chunk.Table}
 	for _, row := range rows {
 		ch.After = row
 		if err := c.put(p, &ch); err != nil {

@@ -114,8 +114,12 @@ func (s *session) pass(ctx context.Context, position sources.Position, w Writer)
 func (s *session) committed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.core.committed()
-	s.offer()
+	if s.core.committed() {
+		s.wake()
+	}
+	for range s.core.parallel {
+		s.offer()
+	}
 }
 
 // stopSweeps gives them up.

@@ -213,7 +213,7 @@ func (s *simulation) open(p sources.Position) {
 	if s.random.IntN(3) == 0 || s.mutant == overflowIgnored {
 		bound = 2 * (transactionBytes + touchBytes)
 	}
-	s.core = newCore(s.state, Options{Parallel: 2, ChunkBytes: 1 << 20, RingBytes: bound, Logger: hclog.NewNullLogger()})
+	s.core = newCore(s.state, Options{Parallel: 2, ChunkBytes: 1 + s.random.IntN(5), RingBytes: bound, Logger: hclog.NewNullLogger()})
 }
 
 func (s *simulation) crash() error {
@@ -232,6 +232,7 @@ func (s *simulation) commit() error {
 	s.buffer = nil
 	s.committed.position = len(s.positions) - 1
 	s.committed.streamed = s.streamed.clone()
+	s.core.committed()
 	return s.saveState()
 }
 
@@ -391,6 +392,7 @@ func (s *simulation) look(g *reading) {
 			break
 		}
 		g.chunk.Rows = append(g.chunk.Rows, r.values(key))
+		g.chunk.Bytes++
 	}
 }
 
@@ -408,6 +410,7 @@ func (s *simulation) lookOn(g *reading) {
 			break
 		}
 		g.chunk.Rows = append(g.chunk.Rows, []sources.Value{present(v)})
+		g.chunk.Bytes++
 	}
 }
 

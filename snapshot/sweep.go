@@ -36,8 +36,8 @@ const (
 	found
 )
 
-// committed tells that all that was written is committed.
-func (c *core) committed() {
+// sweepOn brings sweeps on that waited for a commit.
+func (c *core) sweepOn() {
 	for _, t := range c.tables {
 		if t.sweeping != nil && t.sweeping.stage == watching {
 			t.sweeping.stage = sweepable

@@ -18,7 +18,7 @@ import (
 // code there that its JVM has yet to compile, and the rows of the first second take ten times as long as later ones.
 func (b *bench) latency(ctx context.Context) (latencies, error) {
 	capture := b.name + "_latency"
-	d, err := b.start(ctx, capture, "")
+	d, err := b.start(ctx, capture, "never", "")
 	if err != nil {
 		return nil, err
 	}

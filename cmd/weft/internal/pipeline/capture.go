@@ -173,8 +173,9 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 	}
 	for {
 		batch, err := c.next(ctx, src, in, w, partial, all)
+		woken := errors.Is(err, errWoken)
 		switch {
-		case errors.Is(err, errWoken):
+		case woken:
 			batch = sources.Batch{Position: position, More: !all}
 		case ctx.Err() != nil:
 			if pending, _ := w.Pending(); pending > 0 { // a stop: what is written is committed, the rest is read again
@@ -212,12 +213,16 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 		if err != nil {
 			return stopped(ctx, err)
 		}
-		if pending, _ := w.Pending(); moved && pending == 0 && position != nil || c.due(batch, w, whole) {
+		pending, _ := w.Pending()
+		if woken && !moved && pending == 0 { // there is nothing to write yet
+			continue
+		}
+		if moved && pending == 0 && position != nil || c.due(batch, w, whole) {
 			if err := commit(ctx, !batch.More); err != nil {
 				return err
 			}
 		} else if !partial {
-			whole, _ = w.Pending()
+			whole = pending
 		}
 	}
 }
