@@ -4,13 +4,14 @@ export WEFT_CACHE ?= $(CURDIR)/.cache
 TOOLS    := $(WEFT_CACHE)/bin
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 KILLS    ?= 25
+ROWS     ?= 1000000
 # A number of runs: with a time, go test sometimes fails at its end (https://go.dev/issue/75804).
 FUZZTIME ?= 20000x
 # The race detector needs a C compiler; without one the tests run without it.
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint fuzz go-test bench bench-short bench-snapshot profile chaos large install clean FORCE
+.PHONY: help build test check lint fuzz go-test bench bench-short bench-snapshot bench-archive profile chaos large install clean FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,6 +22,7 @@ build: ## build bin/weft
 test: install check lint fuzz $(TOOLS)/bench ## install what the tests need, then run every check and test
 	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test
 	$(TOOLS)/services run -- sh -c '$(TOOLS)/bench -short && $(TOOLS)/bench -snapshot -short'
+	$(MAKE) --no-print-directory bench-archive ROWS=100000
 
 install: $(TOOLS)/services $(TOOLS)/golangci-lint ## install what the tests need, without running them
 	integration/install-tools.sh
@@ -54,6 +56,9 @@ bench-short: $(TOOLS)/services $(TOOLS)/bench ## the same with 100,000 changes, 
 bench-snapshot: $(TOOLS)/services $(TOOLS)/bench ## read a table of 1,000,000 rows into the log, against COPY into nothing, in turns
 	integration/install-tools.sh
 	$(TOOLS)/services run -- $(TOOLS)/bench -snapshot
+
+bench-archive: ## archive and replay a table of ROWS rows, in rows a second, with the peak of memory
+	WEFT_BENCH_ROWS=$(ROWS) go test -run '^$$' -bench '^BenchmarkArchiveAndReplay$$' -benchtime 1x -timeout 2h ./snapshot/replay
 
 profile: $(TOOLS)/services $(TOOLS)/bench ## CPU and allocation profiles of a drain, to .cache/profile
 	integration/install-tools.sh

@@ -98,6 +98,10 @@ func TestArchiveAndReplay(t *testing.T) {
 	}
 	refuse := func(code int, want string, args ...string) { t.Helper(); refused(t, code, want, append(args, c...)...) }
 	refuse(exitFailed, "holds records that are not of this replay", "replay", "items", "item", "--to", "restored")
+	if err := kadmCreate(t, s, "other", 5); err != nil {
+		t.Fatal(err)
+	}
+	refuse(exitFailed, "topic \"other\" has 5 partitions", "replay", "items", "item", "--to", "other")
 	refuse(exitUsage, "--to-live-topic", "replay", "items", "item", "--to", "shop.item")
 	refuse(exitUsage, `has no table "nothing"`, "replay", "items", "nothing", "--to", "-")
 	refuse(exitUsage, "does not compile", "replay", "items", "item", "--to", "-", "--where", "id >")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"weft/checkpoint"
 	"weft/configs"
 	"weft/sink"
 	"weft/snapshot/archive"
@@ -22,26 +24,30 @@ func matchesTopic(pattern, table string) bool {
 	return sources.MatchTable(pattern, table) || sources.MatchTable(sink.TopicOf("", &sources.Table{Name: pattern})[1:], table)
 }
 
-// archiver makes archives of the captures' tables while the daemon runs. It looks often, and archives a table when its
+// archiver makes archives of the tables of the captures that this daemon runs. It looks often, and archives a table when its
 // newest archive is older than every, or when it has none: so a restart neither forgets nor repeats one.
 type archiver struct {
-	config *configs.Config
-	cl     *kgo.Client
-	bucket *archive.Bucket
-	logger hclog.Logger
+	every    time.Duration
+	keep     int
+	captures func() []configs.Capture
+	cl       *kgo.Client
+	bucket   *archive.Bucket
+	logger   hclog.Logger
+	// due is when a topic's next archive is, as far as is known: until then the bucket is not listed.
+	due map[string]time.Time
 }
 
-// startArchives begins what archives.every asks for; stop ends it and waits.
-func startArchives(ctx context.Context, c *configs.Config, cl *kgo.Client, logger hclog.Logger) (stop func(), err error) {
-	if c.Archives.Every == 0 {
+// startArchives begins what archives.every asks for; stop ends it and waits. captures are those that run at the time.
+func startArchives(ctx context.Context, c configs.Archives, captures func() []configs.Capture, cl *kgo.Client, logger hclog.Logger) (stop func(), err error) {
+	if c.Every == 0 {
 		return func() {}, nil
 	}
-	b, err := archive.Open(ctx, string(c.Archives.Bucket))
+	b, err := archive.Open(ctx, string(c.Bucket))
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &archiver{config: c, cl: cl, bucket: b, logger: logger}
+	s := &archiver{every: c.Every, keep: c.Keep, captures: captures, cl: cl, bucket: b, logger: logger, due: map[string]time.Time{}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -57,10 +63,10 @@ func startArchives(ctx context.Context, c *configs.Config, cl *kgo.Client, logge
 }
 
 // lookEvery is how often the archiver looks: a first archive comes soon after a table's first rows.
-const lookEvery = 15 * time.Second
+const lookEvery = 5 * time.Second
 
 func (s *archiver) run(ctx context.Context) {
-	tick := time.NewTicker(min(lookEvery, s.config.Archives.Every))
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -68,9 +74,8 @@ func (s *archiver) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for i := range s.config.Captures {
-			cc := &s.config.Captures[i]
-			if err := s.look(ctx, cc); err != nil && ctx.Err() == nil {
+		for _, cc := range s.captures() {
+			if err := s.look(ctx, &cc); err != nil && ctx.Err() == nil {
 				s.logger.Error("archives of a capture are not made; the next attempt comes soon", "capture", cc.Name, "error", err)
 			}
 		}
@@ -88,6 +93,9 @@ func (s *archiver) look(ctx context.Context, cc *configs.Capture) error {
 	}
 	var failures []error
 	for _, topic := range topics {
+		if time.Now().Before(s.due[topic]) {
+			continue
+		}
 		if err := s.table(ctx, cc, topic); err != nil {
 			failures = append(failures, err)
 		}
@@ -101,8 +109,11 @@ func (s *archiver) table(ctx context.Context, cc *configs.Capture, topic string)
 	if err != nil {
 		return err
 	}
-	if len(all) > 0 && time.Since(all[0].CreatedAt) < s.config.Archives.Every {
-		return nil
+	if len(all) > 0 {
+		s.due[topic] = all[0].CreatedAt.Add(s.every)
+		if time.Now().Before(s.due[topic]) {
+			return nil
+		}
 	}
 	t, err := archive.Look(ctx, s.cl, cc.Name, topic)
 	if err != nil {
@@ -112,23 +123,30 @@ func (s *archiver) table(ctx context.Context, cc *configs.Capture, topic string)
 		}
 		return err
 	}
-	if snap := t.Checkpoint.Snapshot; snap != nil && snap.EndedAt == nil && !snap.Cancelled {
-		for _, table := range snap.Tables {
-			if topicOf(cc, table.Table) == topic && !table.Done {
-				return nil
-			}
-		}
+	if beingRead(t.Checkpoint.Snapshot, cc, topic) {
+		return nil
 	}
 	m, err := archive.Create(ctx, archiveOptions(s.cl, s.bucket, cc, topic))
 	if err != nil {
 		return err
 	}
+	s.due[topic] = m.CreatedAt.Add(s.every)
 	s.logger.Info("archived", "archive", m.ID, "rows", m.Rows, "bytes", m.Bytes())
-	removed, err := s.bucket.Prune(ctx, topic, s.config.Archives.Keep, time.Now())
+	removed, err := s.bucket.Prune(ctx, topic, s.keep, time.Now())
 	for _, id := range removed {
 		s.logger.Info("removed an old archive", "archive", id)
 	}
 	return err
+}
+
+// beingRead tells whether a snapshot has still to read rows of the topic's table, or is not yet as far as to know its tables.
+func beingRead(s *checkpoint.Snapshot, cc *configs.Capture, topic string) bool {
+	if !s.Running() {
+		return false
+	}
+	return s.Tables == nil || slices.ContainsFunc(s.Tables, func(t checkpoint.TableSnapshot) bool {
+		return !t.Done && topicOf(cc, t.Table) == topic
+	})
 }
 
 // checkArchives tells what archives lack: a bucket that can be used, and topics that keep their records until they are

@@ -374,21 +374,21 @@ func TestCaptureOfFile(t *testing.T) {
 
 // A capture that is wanted again while it ends is not forgotten.
 func TestBoardForgetsTheOneThatLeft(t *testing.T) {
-	b := &board{captures: map[string]*pipeline.Capture{}, statuses: map[string]pipeline.Status{}}
+	b := newBoard("test")
 	was, is := &pipeline.Capture{Name: "a"}, &pipeline.Capture{Name: "a"}
-	b.add(was)
+	b.add(was, configs.Capture{Name: "a"})
 	b.set(pipeline.Status{Capture: "a", State: pipeline.Stopped})
-	b.add(is)
+	b.add(is, configs.Capture{Name: "a"})
 	b.drop(was)
-	if len(b.figures()) != 0 {
+	if len(b.figures()) != 0 || len(b.running()) != 0 {
 		t.Error("the one that left is still shown")
 	}
 	b.set(pipeline.Status{Capture: "a", State: pipeline.Starting})
-	if all := b.figures(); len(all) != 1 || len(b.reports()) != 1 {
+	if all := b.figures(); len(all) != 1 || len(b.reports()) != 1 || len(b.running()) != 1 {
 		t.Errorf("shown are %+v", all)
 	}
 	b.drop(is)
-	if len(b.captures) != 0 {
+	if len(b.captures) != 0 || len(b.configs) != 0 {
 		t.Error("captures are kept for ever")
 	}
 }

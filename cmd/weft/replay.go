@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -152,7 +153,11 @@ func (a *app) target(ctx context.Context, r *reader, cc *configs.Capture, o repl
 	case strings.HasPrefix(f.to, "__"):
 		return nil, &exitError{exitUsage, fmt.Errorf("--to %q is a topic of Kafka or Weft itself", f.to)}
 	}
-	if live := liveTopic(r.config, f.to); live && !(f.live && f.to == o.Topic) {
+	captures, err := knownCaptures(ctx, r.config, r.cl)
+	if err != nil {
+		return nil, failed(err)
+	}
+	if liveTopic(captures, f.to) && !(f.live && f.to == o.Topic) {
 		return nil, &exitError{exitUsage, fmt.Errorf("--to %q is a topic that a capture writes: its consumers would take the old rows for new ones. Replay to another topic; "+
 			"for the table's own topic, if that is what you want, add --to-live-topic", f.to)}
 	}
@@ -187,17 +192,14 @@ func (t *topicTarget) Close() error {
 }
 
 // liveTopic tells whether some capture writes to a topic of this name.
-func liveTopic(c *configs.Config, topic string) bool {
-	for i := range c.Captures {
-		cc := &c.Captures[i]
-		table, ok := strings.CutPrefix(topic, cc.Topics.Prefix+".")
-		if !ok {
+func liveTopic(captures known, topic string) bool {
+	for _, cc := range captures {
+		if cc.Capture == nil { // its registration cannot be read
 			continue
 		}
-		for _, pattern := range cc.Tables {
-			if matchesTopic(pattern, table) {
-				return true
-			}
+		table, ok := strings.CutPrefix(topic, cc.Topics.Prefix+".")
+		if ok && slices.ContainsFunc(cc.Tables, func(pattern string) bool { return matchesTopic(pattern, table) }) {
+			return true
 		}
 	}
 	return false

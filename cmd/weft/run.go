@@ -82,7 +82,7 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		return err
 	}
 	defer cl.Close()
-	b := &board{captures: map[string]*pipeline.Capture{}, statuses: map[string]pipeline.Status{}, daemon: fmt.Sprintf("%s:%d", hostname(), os.Getpid())}
+	b := newBoard(fmt.Sprintf("%s:%d", hostname(), os.Getpid()))
 	publisher := status.NewPublisher(cl, c.Topics.Replication, b.reports)
 	sup := &pipeline.Supervisor{
 		Observe: func(s pipeline.Status) {
@@ -104,7 +104,7 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		Parse: func(r fleet.Registration) (*configs.Capture, error) { return registered(c, r) },
 		Make: func(cc configs.Capture) *pipeline.Capture {
 			one := capture(c, cc, log, logger)
-			b.add(one)
+			b.add(one, cc)
 			return one
 		},
 	}
@@ -113,7 +113,7 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		return err
 	}
 	defer stopAdmin()
-	stopArchives, err := startArchives(ctx, c, cl, logger.Named("archives"))
+	stopArchives, err := startArchives(ctx, c.Archives, b.running, cl, logger.Named("archives"))
 	if err != nil {
 		return err
 	}
@@ -173,13 +173,18 @@ type board struct {
 
 	mu       sync.Mutex
 	captures map[string]*pipeline.Capture
+	configs  map[string]configs.Capture
 	statuses map[string]pipeline.Status
 }
 
-func (b *board) add(c *pipeline.Capture) {
+func newBoard(daemon string) *board {
+	return &board{daemon: daemon, captures: map[string]*pipeline.Capture{}, configs: map[string]configs.Capture{}, statuses: map[string]pipeline.Status{}}
+}
+
+func (b *board) add(c *pipeline.Capture, cc configs.Capture) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.captures[c.Name] = c
+	b.captures[c.Name], b.configs[c.Name] = c, cc
 }
 
 // drop forgets a capture that runs here no more. Another of its name may have been made already.
@@ -189,7 +194,19 @@ func (b *board) drop(c *pipeline.Capture) {
 	delete(b.statuses, c.Name)
 	if b.captures[c.Name] == c {
 		delete(b.captures, c.Name)
+		delete(b.configs, c.Name)
 	}
+}
+
+// running are the captures that have begun and not left.
+func (b *board) running() []configs.Capture {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []configs.Capture
+	for _, name := range slices.Sorted(maps.Keys(b.statuses)) {
+		all = append(all, b.configs[name])
+	}
+	return all
 }
 
 // set tells whether the capture's state is another than before.

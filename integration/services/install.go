@@ -1,7 +1,6 @@
 // Package services installs and runs the servers that Weft is tested against: PostgreSQL, the oldest and the newest
-// version that Weft supports, Apache Kafka, and a server that stands in for MongoDB. The versions are in pom.xml and
-// mongodb.go.
-// version that Weft supports, and Apache Kafka, whose versions are in pom.xml; and the system's MariaDB.
+// version that Weft supports, Apache Kafka, a server that stands in for MongoDB, and the system's MariaDB; and DuckDB, which
+// reads archives. The versions are in pom.xml, mongodb.go and python.go.
 //
 // Servers listen on free loopback ports, keep their data in a temporary directory, and end with the process that
 // started them. What is tested, and how, is not here: see the package above.
@@ -38,6 +37,8 @@ type Binaries struct {
 	Kafka string
 	// MongoDB is a Python environment with the server that stands in for it.
 	MongoDB string
+	// DuckDB is a Python environment with DuckDB.
+	DuckDB string
 }
 
 // CacheDir is where servers are installed: $WEFT_CACHE, or .cache in the repository that the working directory is in.
@@ -87,7 +88,10 @@ func Install(ctx context.Context, cache string, log io.Writer) (Binaries, error)
 		return b, err
 	}
 	defer unlock()
-	if b.MongoDB, err = installMongoDB(ctx, cache, log); err != nil {
+	if b.MongoDB, err = installPython(ctx, cache, secantus, log); err != nil {
+		return b, err
+	}
+	if b.DuckDB, err = installPython(ctx, cache, duckDB, log); err != nil {
 		return b, err
 	}
 	if _, err := os.Stat(home); err == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,34 +18,6 @@ import (
 // secantus is the server that stands in for MongoDB, which no registry has: a Python package with change streams and
 // transactions, run as a process of its own.
 const secantus = "secantusdb==0.7.0b3"
-
-// installMongoDB makes a virtual environment with the stand-in, and returns its folder.
-func installMongoDB(ctx context.Context, cache string, log io.Writer) (string, error) {
-	home := filepath.Join(cache, secantus)
-	if _, err := os.Stat(home); err == nil {
-		return home, nil
-	}
-	fmt.Fprintf(log, "services: installing %s into %s\n", secantus, home)
-	if _, err := exec.LookPath("python3"); err != nil {
-		return "", errors.New("python3 is not on PATH: run integration/install-tools.sh as root, or install Python 3 with venv")
-	}
-	temp, err := os.MkdirTemp(cache, "download-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(temp)
-	for _, args := range [][]string{
-		{"python3", "-m", "venv", temp},
-		{filepath.Join(temp, "bin", "python3"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", secantus},
-	} {
-		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-		cmd.Stdout, cmd.Stderr = log, log
-		if err := cmd.Run(); err != nil {
-			return "", fmt.Errorf("install %s with %s: %w", secantus, args[0], err)
-		}
-	}
-	return home, os.Rename(temp, home)
-}
 
 // MongoDB is a running stand-in for a replica set of one MongoDB server.
 type MongoDB struct {

@@ -15,7 +15,7 @@ type Services struct {
 	MongoDB                        *MongoDB
 	MariaDB                        *MariaDB
 
-	libs, dir string
+	libs, duckDB, dir string
 }
 
 // Start starts all servers, side by side. On an error nothing is left running.
@@ -24,7 +24,7 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Services{libs: b.Kafka, dir: dir}
+	s := &Services{libs: b.Kafka, duckDB: b.DuckDB, dir: dir}
 	// A server's own user must be able to enter.
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, errors.Join(err, s.Stop())
@@ -63,6 +63,7 @@ func (s *Services) Env() []string {
 		"WEFT_TEST_KAFKA_LIBS=" + s.libs,
 		"WEFT_TEST_MONGODB=" + s.MongoDB.URL,
 		"WEFT_TEST_MARIADB=" + s.MariaDB.URL,
+		"WEFT_TEST_DUCKDB=" + filepath.Join(s.duckDB, "bin", "python3"),
 	}
 }
 

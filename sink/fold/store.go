@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // store keeps the fold's state: an ordered map of bytes. Two are here, one in memory and one on a disk.
@@ -110,7 +111,7 @@ func openDisk(parent string) (*disk, error) {
 	}
 	cache := pebble.NewCache(cacheBytes)
 	db, err := pebble.Open(dir, &pebble.Options{
-		Cache: cache, MemTableSize: memTableBytes, MemTableStopWritesThreshold: 3, DisableWAL: true, // nothing of it outlives the process
+		FS: unsynced{vfs.Default}, Cache: cache, MemTableSize: memTableBytes, MemTableStopWritesThreshold: 3, DisableWAL: true, // nothing of it outlives the process
 		FormatMajorVersion: pebble.FormatNewest, Logger: silent{}, MaxOpenFiles: 256, L0CompactionThreshold: 4, LBaseMaxBytes: 128 << 20,
 	})
 	if err != nil {
@@ -219,6 +220,26 @@ func (c *diskCursor) next() bool {
 func (c *diskCursor) entry() (key, value []byte) { return c.it.Key(), c.it.Value() }
 
 func (c *diskCursor) close() error { return errors.Join(c.it.Error(), c.it.Close()) }
+
+// unsynced is a file system that leaves it to the system when a file goes to the disk: a store that ends with its process
+// gains nothing by waiting for it, and an archive was made in half the speed.
+type unsynced struct{ vfs.FS }
+
+func (u unsynced) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := u.FS.Create(name, category)
+	return unsyncedFile{f}, err
+}
+
+func (u unsynced) OpenDir(name string) (vfs.File, error) {
+	f, err := u.FS.OpenDir(name)
+	return unsyncedFile{f}, err
+}
+
+type unsyncedFile struct{ vfs.File }
+
+func (unsyncedFile) Sync() error                { return nil }
+func (unsyncedFile) SyncData() error            { return nil }
+func (unsyncedFile) SyncTo(int64) (bool, error) { return true, nil }
 
 // silent keeps pebble's notes of its own work out of the daemon's messages; its errors are returned.
 type silent struct{}

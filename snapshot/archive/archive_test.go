@@ -2,14 +2,20 @@ package archive
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"weft/checkpoint"
 	"weft/sink/fold"
+	"weft/sources"
 )
 
 func bucket(t *testing.T) *Bucket {
@@ -200,5 +206,50 @@ func TestPruneKeepsTheNewest(t *testing.T) {
 	}
 	if ok, err := b.b.Exists(t.Context(), fresh+"/part-00000.parquet"); !ok || err != nil {
 		t.Errorf("one under way is gone: %v", err)
+	}
+}
+
+// A bucket that is not there, full or forbidden says what to do; so does the URL of none.
+func TestFullOrForbiddenBucket(t *testing.T) {
+	remedy := func(err error) string {
+		var fatal *sources.FatalError
+		if !errors.As(err, &fatal) {
+			t.Errorf("%v tells no remedy", err)
+			return ""
+		}
+		return fatal.Remedy
+	}
+	if _, err := Open(t.Context(), "somewhere"); !strings.Contains(remedy(err), "file:///DIR") {
+		t.Errorf("no URL: %v", err)
+	}
+	if _, err := Open(t.Context(), "ftp://somewhere"); err == nil {
+		t.Error("a bucket of an unknown kind was opened")
+	}
+	occupied := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(occupied, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), "file://"+occupied+"/below"); err == nil {
+		t.Error("a bucket below a file was opened")
+	}
+	for err, want := range map[error]string{
+		&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}:  "the rights to list",
+		&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}: "make room there",
+		errors.New("api error AccessDenied: Access Denied"):        "the rights to list",
+	} {
+		got := explain("file:///b", "write to", err)
+		if !strings.Contains(remedy(got), want) || !errors.Is(got, err) {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+	b := bucket(t)
+	if err := b.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Check(t.Context()); err == nil {
+		t.Error("a closed bucket is in order")
 	}
 }

@@ -27,8 +27,7 @@ const (
 // Writer writes images as one Parquet file.
 type Writer struct {
 	shape   *shape
-	w       *parquet.Writer
-	rows    []parquet.Row
+	w       *parquet.GenericWriter[any]
 	one     parquet.Row
 	pending int
 	Rows    int64
@@ -44,7 +43,7 @@ func NewWriter(w io.Writer, columns []Column, own bool) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up Parquet: %w", err)
 	}
-	return &Writer{shape: newShape(columns, own), w: parquet.NewWriter(w, config)}, nil
+	return &Writer{shape: newShape(columns, own), w: parquet.NewGenericWriter[any](w, config)}, nil
 }
 
 // Write adds an image, as often as it counts.

@@ -17,7 +17,6 @@ import (
 	"weft/checkpoint"
 	"weft/snapshot/archive"
 	"weft/snapshot/replay"
-	"weft/sources"
 )
 
 const topicName = "shop.item"
@@ -282,19 +281,5 @@ func TestTopicResumes(t *testing.T) {
 		if n != 1 {
 			t.Errorf("key %s is there %d times", key, n)
 		}
-	}
-}
-
-func TestFullOrForbiddenBucket(t *testing.T) {
-	if _, err := archive.Open(t.Context(), "ftp://somewhere"); err == nil {
-		t.Error("a bucket of an unknown kind was opened")
-	}
-	b, err := archive.Open(t.Context(), "file:///proc/1/no-such")
-	if err == nil {
-		err = b.Check(t.Context())
-	}
-	var fatal *sources.FatalError
-	if !errors.As(err, &fatal) && err == nil {
-		t.Errorf("a bucket that cannot be made: %v", err)
 	}
 }
