@@ -76,15 +76,14 @@ func (c *comparison) run(ctx context.Context, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	c.result.Keyless = c.topic.keyless
+	c.result.Keyless, c.result.Trimmed = c.topic.keyless, c.topic.trimmed
+	slices.Sort(c.result.Gone)
 	if c.o.Repair != nil && !c.topic.keyless {
 		if err := c.repair(ctx); err != nil {
 			return err
 		}
 	}
-	c.result.Trimmed = c.topic.trimmed
 	c.result.Position = c.checkpoints.last.Position
-	slices.Sort(c.result.Gone)
 	return nil
 }
 
