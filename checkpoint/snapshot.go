@@ -43,6 +43,8 @@ const (
 	ReasonRequested  = "requested"
 	ReasonTableAdded = "table added"
 	ReasonGap        = "gap"
+	// ReasonRepair is that of rows that somebody asked for by their keys, which Again of the tables holds: the topic has them wrong.
+	ReasonRepair = "repair"
 	// ReasonBefore is that of the entry, with nothing to read, of a capture that had run before it made snapshots.
 	ReasonBefore = "captured before"
 )
@@ -64,8 +66,8 @@ type TableSnapshot struct {
 	// Begun says that Ranges are set: those parts of the table that are not read to their ends.
 	Begun  bool    `json:"begun,omitempty"`
 	Ranges []Range `json:"ranges,omitempty"`
-	// Again are keys whose rows must be read again, since a change that came meanwhile told only a part of the row. Each
-	// holds the wire forms of the key columns.
+	// Again are keys whose rows must be read again, since a change that came meanwhile told only a part of the row, or since
+	// they are to be repaired. Each holds the wire forms of the key columns.
 	Again [][][]byte `json:"again,omitempty"`
 	Rows  int64      `json:"rows"`
 	Done  bool       `json:"done,omitempty"`

@@ -183,7 +183,7 @@ func (w *Writer) Above() []byte { return w.delivery.above() }
 // Pending tells how many bytes are written and not committed, and since when; zero for none.
 func (w *Writer) Pending() (bytes int, since time.Time) { return w.bytes, w.since }
 
-// Rows tells how many rows of snapshots are written and not committed.
+// Rows tells how many changes of snapshots, rows as a rule, are written and not committed.
 func (w *Writer) Rows() int64 { return w.rows }
 
 // Buffered tells how many bytes are on their way to the brokers, of how many at most. Any goroutine may call it.
@@ -201,7 +201,7 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error { return w.
 
 // writeDelete is Write for the delete of a row of which only the record's key is left.
 func (w *Writer) writeDelete(ctx context.Context, t *sources.Table, key, order []byte) error {
-	return w.write(ctx, &sources.Change{Op: sources.OpDelete, Table: t, Order: order}, key)
+	return w.write(ctx, &sources.Change{Op: sources.OpDelete, Cause: sources.CauseSnapshot, Table: t, Order: order}, key)
 }
 
 func (w *Writer) write(ctx context.Context, c *sources.Change, key []byte) error {
@@ -233,7 +233,7 @@ func (w *Writer) write(ctx context.Context, c *sources.Change, key []byte) error
 			return err
 		}
 	}
-	if c.Op == sources.OpRead {
+	if c.Op == sources.OpRead || c.Cause != sources.CauseStream {
 		w.rows++
 	} else {
 		w.changes++

@@ -33,6 +33,7 @@ type core struct {
 	latest   sources.View       // of a read that is done: those of later ones see what it sees
 	written  written            // since the last commit
 	turn     int                // of the spans, whose chunk comes first
+	cause    sources.Cause      // of what it writes
 	parallel int
 	bytes    int    // bound of a chunk
 	perRead  int    // bound of a chunk in rows, for the rate; 0 for none
@@ -68,6 +69,7 @@ type table struct {
 	held        bool // the table has no key, and rows of its one read are being written
 	cut         bool // and the stream has truncated the table since
 	gone        int  // reads that are under way and no longer wanted
+	overflown   bool // of a repair: more keys are to be read again than can be held
 }
 
 // span is a run of keys.
@@ -114,7 +116,10 @@ func newCore(s *checkpoint.Snapshot, o Options) *core {
 	c := &core{
 		byName: map[string]*table{}, names: map[*sources.Table]string{}, reads: map[*read]struct{}{}, ring: ring{limit: o.RingBytes},
 		parallel: max(1, o.Parallel), bytes: o.ChunkBytes, perRead: o.RowsPerSecond, order: []byte(s.Order), index: s.Index,
-		logger: o.Logger, now: time.Now,
+		logger: o.Logger, now: time.Now, cause: sources.CauseSnapshot,
+	}
+	if s.Reason == checkpoint.ReasonRepair {
+		c.cause = sources.CauseRepair
 	}
 	for i := range s.Tables {
 		from := &s.Tables[i]
@@ -126,7 +131,7 @@ func newCore(s *checkpoint.Snapshot, o Options) *core {
 			t.spans = []*span{}
 		}
 		for _, key := range from.Again {
-			t.addAgain(key)
+			t.addAgain(key) // there were no more when they were saved
 		}
 		c.tables = append(c.tables, t)
 		c.byName[t.name] = t
@@ -385,11 +390,19 @@ func (c *core) touch(t *table, ch *sources.Change) {
 	}
 	moved := oldLen > 0 && string(key[:oldLen]) != string(key[oldLen:])
 	c.ring.add(ch.Stamp, t.name, key[oldLen:], kind)
+	if c.cause == sources.CauseRepair { // other rows are in the topic as they were
+		_, repaired := t.again[string(key[:oldLen])]
+		moved = moved && repaired
+	}
 	if moved && kind == part {
 		// What it leaves out is in the old key's row, which the topic may not have yet; and no chunk need have a row of the new
 		// key to tell that it must be read.
 		c.changed = true
-		if !t.addAgain(wireKey(ch.Table, ch.After, ch.Before)) {
+		switch {
+		case t.addAgain(wireKey(ch.Table, ch.After, ch.Before)):
+		case c.cause == sources.CauseRepair: // which is not to become a snapshot of the table
+			t.overflown = true
+		default:
 			c.restartTable(t)
 		}
 	}

@@ -40,9 +40,22 @@ type Request struct {
 	Tables []string
 	// Where is a condition in the datastore's language, or empty.
 	Where string
+	// Keys, where not nil, asks for a repair instead: the rows with these keys, by table, are written as they are at the source, and those
+	// that are not there as deletes. Tables and Where say nothing then. A key holds the wire forms of the key columns in
+	// Table.Key's order, nil for null.
+	Keys map[string][][][]byte
 	// Cancel ends the snapshot of that name (checkpoint.Snapshot.Name) instead, or forgets the request of that ID.
 	Cancel bool
 }
+
+// A repair takes no more than this at a time, of each table, and of bytes in its keys.
+const (
+	MaxRepairKeys  = maxAgain - maxAgain/8 // the rest is for rows that get another key meanwhile
+	MaxRepairBytes = maxAgainBytes - maxAgainBytes/8
+)
+
+// KeyBytes is what a key counts of MaxRepairBytes.
+func KeyBytes(key [][]byte) int { return len(bytesOf(key)) }
 
 // Interleaver makes a capture's snapshots. Its methods are called by the capture's goroutine, but for Wake.
 type Interleaver struct {
@@ -53,8 +66,9 @@ type Interleaver struct {
 	state   *checkpoint.Snapshot
 	changed bool
 	waiting []Request
-	names   []string // the capture's tables, once they are listed
-	checked bool     // added tables have been looked for
+	early   []checkpoint.Handled // while there is no state
+	names   []string             // the capture's tables, once they are listed
+	checked bool                 // added tables have been looked for
 	listing *listing
 	rows    *session
 
@@ -186,7 +200,7 @@ func (i *Interleaver) Interleave(ctx context.Context, position sources.Position,
 
 // wanted tells whether there is something to begin, or to look for.
 func (i *Interleaver) wanted() bool {
-	return i.state.Running() || len(i.waiting) > 0 || i.o.Added && !i.checked
+	return i.state.Running() || len(i.waiting) > 0 || len(i.early) > 0 || i.o.Added && !i.checked
 }
 
 // list begins to list the tables.
@@ -247,7 +261,7 @@ func (i *Interleaver) end(why string, cancelled bool) {
 	s := i.state
 	s.EndedAt, s.Error, s.Cancelled = &now, why, cancelled
 	for _, t := range s.Tables {
-		if t.Done && t.Where == "" || cancelled && s.Request == "" {
+		if t.Done && t.Where == "" && s.Reason != checkpoint.ReasonRepair || cancelled && s.Request == "" {
 			i.cover(t.Table)
 		}
 	}

@@ -191,7 +191,7 @@ func (c *core) passKeyless(p *place, t *table, s *span, r *read) (goOn bool, err
 			c.restart(s)
 			return false, nil
 		}
-		if err := c.put(p, &sources.Change{Op: sources.OpTruncate, Table: r.chunk.Table}); err != nil {
+		if err := c.put(p, &sources.Change{Op: sources.OpTruncate, Cause: c.cause, Table: r.chunk.Table}); err != nil {
 			return false, err
 		}
 		t.held, t.cut, t.rows = true, false, 0
@@ -214,6 +214,9 @@ func (c *core) passKeyless(p *place, t *table, s *span, r *read) (goOn bool, err
 
 // passKeys writes rows that were read by their keys.
 func (c *core) passKeys(p *place, t *table) error {
+	if t.overflown {
+		return &Refusal{Reason: fmt.Sprintf("too many rows of table %s got other keys meanwhile; compare it again, and repair what is left", t.name)}
+	}
 	r := t.fetching
 	if r == nil || r.chunk == nil || !c.room(t, r.chunk) {
 		return nil
@@ -234,6 +237,11 @@ func (c *core) passKeys(p *place, t *table) error {
 	if err := c.write(p, t, r.chunk, rows); err != nil {
 		return err
 	}
+	if c.cause == sources.CauseRepair {
+		if err := c.writeAbsent(p, t, r, &u); err != nil {
+			return err
+		}
+	}
 	c.changed = true
 	for _, key := range r.q.Keys {
 		if id := bytesOf(key); u.keys[id] != part {
@@ -248,7 +256,7 @@ func (c *core) write(p *place, t *table, chunk *sources.Chunk, rows [][]sources.
 	c.written.chunks++
 	c.written.rows += len(rows)
 	c.written.bytes += chunk.Bytes
-	ch := sources.Change{Op: sources.OpRead, Table: chunk.Table}
+	ch := sources.Change{Op: sources.OpRead, Cause: c.cause, Table: chunk.Table}
 	for _, row := range rows {
 		ch.After = row
 		if err := c.put(p, &ch); err != nil {
@@ -256,6 +264,31 @@ func (c *core) write(p *place, t *table, chunk *sources.Chunk, rows [][]sources.
 		}
 	}
 	t.rows += int64(len(rows))
+	return nil
+}
+
+// writeAbsent writes deletes of those keys that were asked for and have no row, unless the stream has changed them since.
+func (c *core) writeAbsent(p *place, t *table, r *read, u *unseen) error {
+	if u.truncated {
+		return nil
+	}
+	present := make(map[string]bool, len(r.chunk.Rows))
+	for _, row := range r.chunk.Rows {
+		c.key, _ = appendKey(c.key[:0], r.chunk.Table, row, nil)
+		present[string(c.key)] = true
+	}
+	ch := sources.Change{Op: sources.OpDelete, Cause: c.cause, Table: r.chunk.Table}
+	for _, key := range r.q.Keys {
+		id := bytesOf(key)
+		if _, changed := u.keys[id]; changed || present[id] {
+			continue
+		}
+		ch.Before = keyAlone(r.chunk.Table, key)
+		if err := c.put(p, &ch); err != nil {
+			return err
+		}
+		t.rows++
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -87,6 +88,7 @@ func (i *Interleaver) choose() {
 func (i *Interleaver) before() {
 	i.state = follow(nil, checkpoint.Snapshot{Reason: checkpoint.ReasonBefore, Tables: []checkpoint.TableSnapshot{}, Covered: slices.Clone(i.names)})
 	i.state.EndedAt = &i.state.StartedAt
+	i.state.Handled, i.early = i.early, nil
 	i.changed = true
 	if !i.o.Added {
 		return
@@ -115,23 +117,50 @@ func (i *Interleaver) take(r Request) {
 	if slices.ContainsFunc(i.state.Handled, func(h checkpoint.Handled) bool { return h.Request == r.ID }) {
 		return
 	}
+	tables := slices.Compact(slices.Sorted(slices.Values(r.Tables)))
+	if r.Keys != nil {
+		tables = slices.Sorted(maps.Keys(r.Keys))
+	}
+	if why := i.refusal(r, tables); why != "" {
+		i.o.Logger.Error("snapshot is refused", "request", r.ID, "error", why)
+		i.handled(checkpoint.Handled{Request: r.ID, At: time.Now().UTC(), Error: why})
+		return
+	}
+	if r.Keys != nil {
+		i.set(checkpoint.Snapshot{Reason: checkpoint.ReasonRepair, Request: r.ID}, tables, "")
+		for n := range i.state.Tables {
+			t := &i.state.Tables[n]
+			t.Begun, t.Again = true, r.Keys[t.Table]
+		}
+		return
+	}
+	if len(tables) == 0 {
+		tables = i.names
+	}
+	i.set(checkpoint.Snapshot{Reason: checkpoint.ReasonRequested, Request: r.ID}, tables, r.Where)
+}
+
+// refusal is why a request cannot be had, or empty.
+func (i *Interleaver) refusal(r Request, tables []string) string {
 	var unknown []string
-	for _, t := range r.Tables {
+	for _, t := range tables {
 		if !slices.Contains(i.names, t) {
 			unknown = append(unknown, t)
 		}
 	}
 	if len(unknown) > 0 {
-		why := fmt.Sprintf("not among the capture's tables: %s; they are %s", strings.Join(unknown, ", "), strings.Join(i.names, ", "))
-		i.o.Logger.Error("snapshot is refused", "request", r.ID, "error", why)
-		i.handled(checkpoint.Handled{Request: r.ID, At: time.Now().UTC(), Error: why})
-		return
+		return fmt.Sprintf("not among the capture's tables: %s; they are %s", strings.Join(unknown, ", "), strings.Join(i.names, ", "))
 	}
-	tables := slices.Compact(slices.Sorted(slices.Values(r.Tables)))
-	if len(tables) == 0 {
-		tables = i.names
+	for t, keys := range r.Keys {
+		bytes := 0
+		for _, key := range keys {
+			bytes += KeyBytes(key)
+		}
+		if len(keys) > MaxRepairKeys || bytes > MaxRepairBytes {
+			return fmt.Sprintf("%d keys of table %s with %d bytes are more than a repair takes at a time: %d with %d bytes", len(keys), t, bytes, MaxRepairKeys, MaxRepairBytes)
+		}
 	}
-	i.set(checkpoint.Snapshot{Reason: checkpoint.ReasonRequested, Request: r.ID}, tables, r.Where)
+	return ""
 }
 
 // set makes s the state's snapshot.
@@ -166,7 +195,8 @@ func (i *Interleaver) cover(name string) {
 }
 
 func (i *Interleaver) handled(h checkpoint.Handled) {
-	if i.state == nil {
+	if i.state == nil { // the capture has run without making snapshots
+		i.early = append(i.early, h)
 		return
 	}
 	i.state.Handled = append(i.state.Handled, h)

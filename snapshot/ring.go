@@ -226,6 +226,20 @@ func wireKey(t *sources.Table, row, known []sources.Value) [][]byte {
 	return key
 }
 
+// keyAlone is a row of which nothing but its key, as wireKey has it, is known.
+func keyAlone(t *sources.Table, key [][]byte) []sources.Value {
+	row := make([]sources.Value, len(t.Columns))
+	for i := range row {
+		row[i].State = sources.Unavailable
+	}
+	for n, i := range t.Key {
+		if row[i] = (sources.Value{}); key[n] != nil {
+			row[i] = sources.Value{State: sources.Present, Data: key[n]}
+		}
+	}
+	return row
+}
+
 // bytesOf is wireKey's key as appendKey has it.
 func bytesOf(key [][]byte) string {
 	var dst []byte

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -80,7 +81,7 @@ func (a *app) removeCapture(ctx context.Context, name string, keepSource, yes bo
 		return err
 	}
 	if !yes {
-		if err := a.confirm(r.question()); err != nil {
+		if err := a.confirm(r.question(), "nothing is removed"); err != nil {
 			return err
 		}
 	}
@@ -127,11 +128,17 @@ func (r *removal) question() string {
 	return fmt.Sprintf("Remove capture %s for good? It stops, %s, and its checkpoint is removed; its topics stay. [y/N] ", r.name, at)
 }
 
-// confirm asks on the terminal.
-func (a *app) confirm(question string) error {
-	unasked := &exitError{exitUsage, errors.New("nothing is removed without an answer; give --yes where nobody can be asked")}
-	if info, err := os.Stdin.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return unasked
+// terminal tells whether somebody can be asked.
+func terminal() bool { return isatty.IsTerminal(os.Stdin.Fd()) }
+
+func errUnasked(nothing string) error {
+	return &exitError{exitUsage, fmt.Errorf("%s without an answer; give --yes where nobody can be asked", nothing)}
+}
+
+// confirm asks on the terminal. nothing says what does not happen without a yes.
+func (a *app) confirm(question, nothing string) error {
+	if !terminal() {
+		return errUnasked(nothing)
 	}
 	fmt.Fprint(a.stderr, question)
 	answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
@@ -139,7 +146,7 @@ func (a *app) confirm(question string) error {
 		return failed(fmt.Errorf("read the answer: %w", err))
 	}
 	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-		return unasked
+		return errUnasked(nothing)
 	}
 	return nil
 }

@@ -36,13 +36,8 @@ daemon that runs the capture takes it up at once, or when it starts, and after a
 				if err := k.hasTables(args[1:]); err != nil {
 					return nil, "", &exitError{exitUsage, err}
 				}
-				if pending := k.pending(cp); pending != nil {
-					return nil, "", &exitError{exitNotSo, fmt.Errorf("request %s of %s is still to be taken up; cancel it first: weft snapshot cancel %s",
-						pending.ID, pending.At.Format(time.RFC3339), args[0])}
-				}
-				if cp.Running() {
-					return nil, "", &exitError{exitNotSo, fmt.Errorf("a snapshot (%s) is under way since %s; cancel it first: weft snapshot cancel %s", cp.Reason,
-						cp.StartedAt.Format(time.RFC3339), args[0])}
+				if err := k.busy(args[0], cp); err != nil {
+					return nil, "", &exitError{exitNotSo, err}
 				}
 				r := &fleet.SnapshotRequest{ID: rand.Text(), Tables: args[1:], Where: where}
 				return r, fmt.Sprintf("requested %s; weft snapshot list shows how far it is", r.ID), nil
@@ -159,6 +154,17 @@ func (k knownCapture) pending(s *checkpoint.Snapshot) *fleet.SnapshotRequest {
 	return k.Entry.Snapshot
 }
 
+// busy is why the capture can take no request now, nil for nothing. s is its newest snapshot.
+func (k knownCapture) busy(name string, s *checkpoint.Snapshot) error {
+	if pending := k.pending(s); pending != nil {
+		return fmt.Errorf("request %s of %s is still to be taken up; cancel it first: weft snapshot cancel %s", pending.ID, pending.At.Format(time.RFC3339), name)
+	}
+	if s.Running() {
+		return fmt.Errorf("a snapshot (%s) is under way since %s; cancel it first: weft snapshot cancel %s", s.Reason, s.StartedAt.Format(time.RFC3339), name)
+	}
+	return nil
+}
+
 // handled is what became of a request that is done with, or nil.
 func handled(s *checkpoint.Snapshot, request string) *checkpoint.Handled {
 	i := slices.IndexFunc(s.Handled, func(h checkpoint.Handled) bool { return h.Request == request })
@@ -247,6 +253,9 @@ func (k knownCapture) snapshots(name string, s *checkpoint.Snapshot) (list []lis
 	}
 	if r := k.pending(s); r != nil {
 		l := listedSnapshot{Capture: name, Snapshot: r.ID, State: "requested", Reason: checkpoint.ReasonRequested, Since: r.At, Of: len(r.Tables)}
+		if r.Keys != nil {
+			l.Reason = checkpoint.ReasonRepair
+		}
 		for _, table := range r.Tables {
 			l.Tables = append(l.Tables, checkpoint.TableSnapshot{Table: table, Where: r.Where})
 		}

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +34,8 @@ type verifyFlags struct {
 	timeout time.Duration
 	memory  string
 	dir     string
+	repair  bool
+	yes     bool
 }
 
 func verifyCommand(a *app) *cobra.Command {
@@ -50,7 +49,10 @@ those that only the topic has, and those whose values differ. The daemon and the
 Each captured row is read from the database once, and rows that seem to differ again by their keys. The topic is folded
 into a temporary directory, which takes about 10 bytes a column and row, and the keys.
 
-The exit code is 1 if a table differs, or if for a row it cannot be told.`,
+The exit code is 1 if a table differs, or if for a row it cannot be told.
+
+With --repair the daemon that runs the capture writes those keys' rows anew, as they are at the database, and deletes of those that
+are not there; then they are compared again, and the exit code is 0 if all is the same in the end.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var memory configs.Bytes
@@ -60,6 +62,12 @@ The exit code is 1 if a table differs, or if for a row it cannot be told.`,
 			if f.rate < 0 || f.keys < 0 || f.timeout < 0 {
 				return &exitError{exitUsage, errors.New("--rate, --keys and --timeout must not be negative")}
 			}
+			if f.yes && !f.repair {
+				return &exitError{exitUsage, errors.New("--yes goes with --repair")}
+			}
+			if f.repair && !f.yes && !terminal() {
+				return errUnasked(nothingWritten)
+			}
 			return a.reading(func(r *reader) error {
 				return a.verify(cmd.Context(), r, args[0], args[1:], f, int(memory))
 			})
@@ -68,9 +76,11 @@ The exit code is 1 if a table differs, or if for a row it cannot be told.`,
 	cmd.Flags().BoolVar(&f.json, "json", false, "one JSON document")
 	cmd.Flags().IntVar(&f.rate, "rate", 0, "most rows a second that are read from the database (default no bound)")
 	cmd.Flags().IntVar(&f.keys, "keys", 1000, "most keys of a table that are printed; all are counted")
-	cmd.Flags().DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long to wait for the capture to come past what was read")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long to wait for the capture to come past what was read, and to repair")
 	cmd.Flags().StringVar(&f.memory, "memory", "128MiB", "about how much memory to take")
 	cmd.Flags().StringVar(&f.dir, "dir", "", "where the temporary directory is made (default the system's)")
+	cmd.Flags().BoolVar(&f.repair, "repair", false, "have the keys that differ written anew")
+	cmd.Flags().BoolVar(&f.yes, "yes", false, "do not ask before a repair")
 	return cmd
 }
 
@@ -93,17 +103,43 @@ func (a *app) verify(ctx context.Context, r *reader, name string, tables []strin
 	if r.alone { // nobody moves the capture on, so that waiting helps nothing
 		o.Timeout = 0
 	}
+	show := func(result *verify.Result) error {
+		p.clear()
+		if f.json {
+			return nil
+		}
+		return printResult(a.stdout, result)
+	}
+	var mend *repairer
+	if f.repair {
+		if mend, err = a.newRepairer(ctx, r, cc.Name, f, show); err != nil {
+			return err
+		}
+		o.Repair = mend
+	}
 	report := verifyReport{Capture: cc.Name, Clean: true, Tables: []*verify.Result{}}
 	err = verify.Run(ctx, o, func(result *verify.Result) error {
 		p.clear()
 		report.Clean = report.Clean && result.Clean()
+		report.Tables = append(report.Tables, result)
+		if mend == nil || mend.shown != result {
+			if err := show(result); err != nil {
+				return err
+			}
+		}
 		if f.json {
-			report.Tables = append(report.Tables, result)
 			return nil
 		}
-		return printResult(a.stdout, result)
+		return printRepair(a.stdout, cc.Name, result, f.repair)
 	})
 	p.clear()
+	if mend != nil && ctx.Err() == nil {
+		err = errors.Join(err, mend.forget(ctx))
+	}
+	var coded *exitError
+	if errors.As(err, &coded) {
+		return coded
+	}
 	if errors.Is(err, verify.ErrUnknownTable) {
 		return &exitError{exitUsage, err}
 	}
@@ -119,47 +155,6 @@ func (a *app) verify(ctx context.Context, r *reader, name string, tables []strin
 		return &exitError{exitNotSo, fmt.Errorf("capture %s: source and topic are not shown to be the same", cc.Name)}
 	}
 	return nil
-}
-
-// printResult prints a table's keys, one a line, and then a line that counts them.
-func printResult(w io.Writer, r *verify.Result) error {
-	var b strings.Builder
-	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "%s %s %s", r.Table, f.Kind, rowOrKey(f))
-		if f.Count > 1 {
-			fmt.Fprintf(&b, " %d times", f.Count)
-		}
-		if len(f.Columns) > 0 {
-			fmt.Fprintf(&b, " in %s", strings.Join(f.Columns, ", "))
-		}
-		if f.Why != "" {
-			fmt.Fprintf(&b, " (%s)", f.Why)
-		}
-		b.WriteByte('\n')
-	}
-	if r.LeftOff > 0 {
-		fmt.Fprintf(&b, "%s and %d more, which --keys left off\n", r.Table, r.LeftOff)
-	}
-	for _, column := range slices.Sorted(maps.Keys(r.Unknown)) {
-		fmt.Fprintf(&b, "%s: the topic does not tell %s of %d rows: they were compared without it\n", r.Table, column, r.Unknown[column])
-	}
-	if len(r.Gone) > 0 {
-		fmt.Fprintf(&b, "%s: rows in the topic have columns that the table no longer has: %s\n", r.Table, strings.Join(r.Gone, ", "))
-	}
-	verdict := "the same"
-	if !r.Clean() {
-		verdict = fmt.Sprintf("%d missing, %d extra, %d differing, %d undecided", r.Missing, r.Extra, r.Differing, r.Undecided)
-	}
-	fmt.Fprintf(&b, "%s: %s; %d rows compared with topic %s\n", r.Table, verdict, r.Rows, r.Topic)
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func rowOrKey(f verify.Finding) json.RawMessage {
-	if f.Key == nil {
-		return f.Row
-	}
-	return f.Key
 }
 
 // progress shows how far long work has come: a bar on a terminal, a line every ten seconds elsewhere.
@@ -180,7 +175,7 @@ func newProgress(w io.Writer) *progress {
 }
 
 // what each phase counts.
-var phases = map[string]string{"topic": "records of the topic read", "rows": "rows compared", "keys": "keys looked at again"}
+var phases = map[string]string{"topic": "records of the topic read", "rows": "rows compared", "keys": "keys looked at again", "repair": "keys repaired"}
 
 func (p *progress) show(s verify.Progress) {
 	if time.Since(p.last) < p.every {

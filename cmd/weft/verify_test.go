@@ -20,6 +20,8 @@ func TestVerifyRefuses(t *testing.T) {
 		{[]string{"items", "--memory", "1MiB"}, exitUsage, `--memory "1MiB": must be a size from 16MiB to 64GiB`},
 		{[]string{"items", "--memory", "much"}, exitUsage, `--memory "much"`},
 		{[]string{"items", "--rate", "-1"}, exitUsage, "must not be negative"},
+		{[]string{"items", "--yes"}, exitUsage, "--yes goes with --repair"},
+		{[]string{"items", "--repair"}, exitUsage, "nothing is written without an answer; give --yes"},
 		{nil, exitUsage, "requires at least 1 arg"},
 		{[]string{"items"}, exitFailed, "there is no embedded log"},
 	} {
@@ -35,7 +37,7 @@ func TestVerifyRefuses(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"nothing"}, exitUsage, `there is no capture "nothing"`},
+		{[]string{"nothing"}, exitUsage, `no capture "nothing"`},
 		{[]string{"items"}, exitFailed, "a source of kind sqlite cannot read its tables beside the stream"},
 	} {
 		code, _, stderr := weft(t, append([]string{"verify", "-c", s.config}, c.args...)...)
@@ -44,6 +46,30 @@ func TestVerifyRefuses(t *testing.T) {
 		}
 	}
 	d.end(t)
+	code, _, stderr := weft(t, "verify", "-c", s.config, "items", "--repair", "--yes")
+	if code != exitFailed || !strings.Contains(stderr, "no daemon runs capture items") || !strings.Contains(stderr, "weft run") {
+		t.Errorf("without a daemon: code %d, %s", code, stderr)
+	}
+}
+
+func TestPrintRepair(t *testing.T) {
+	r := &verify.Result{Table: "public.orders", Missing: 2, Repair: &verify.Repair{Keys: 2, Left: 1, Findings: []verify.Finding{
+		{Kind: verify.Differing, Key: json.RawMessage(`{"id":2}`), Columns: []string{"a"}},
+	}}}
+	for _, c := range []struct {
+		r    *verify.Result
+		want string
+	}{
+		{r, "public.orders still differing {\"id\":2} in a\npublic.orders: repaired 2, still different 1\n"},
+		{&verify.Result{Table: "public.orders"}, ""},
+		{&verify.Result{Table: "public.visits", Keyless: true, Extra: 1}, "public.visits has no key to repair rows by; weft snapshot start shop public.visits reads all of it anew, behind a truncate\n"},
+		{&verify.Result{Table: "public.orders", Undecided: 1}, "public.orders: what is undecided is not repaired; weft snapshot start shop public.orders reads all rows anew\n"},
+	} {
+		var b bytes.Buffer
+		if err := printRepair(&b, "shop", c.r, true); err != nil || b.String() != c.want {
+			t.Errorf("printed %q, want %q (%v)", &b, c.want, err)
+		}
+	}
 }
 
 func TestPrintResult(t *testing.T) {

@@ -33,7 +33,8 @@ func TestEncodeDelete(t *testing.T) {
 		if err := json.Unmarshal(got[0].Value, &body); err != nil {
 			t.Fatalf("%s: %v", got[0].Value, err)
 		}
-		if body.Op != "d" || string(body.Before) != key || string(body.After) != "null" || body.Source.Seq != "00000002.7.0" || body.Source.Table != "a" {
+		if body.Op != "d" || string(body.Before) != key || string(body.After) != "null" || body.Source.Seq != "00000002.7.0" || body.Source.Table != "a" ||
+			body.Source.Snapshot != "true" {
 			t.Errorf("value %s", got[0].Value)
 		}
 	}

@@ -110,14 +110,14 @@ func (e *Encoder) Encode(buf []byte, dst []Record, c *sources.Change, seqPrefix 
 	return out, dst, nil
 }
 
-// EncodeDelete is Encode for the delete of a row of which only the record key is left, as a record of this encoder's dialect had it: the
-// key's members are its before image.
+// EncodeDelete is Encode for the delete, by a snapshot, of a row of which only the record key is left, as a record of this encoder's
+// dialect had it: the key's members are its before image.
 func (e *Encoder) EncodeDelete(buf []byte, dst []Record, of *sources.Table, key []byte, seqPrefix []byte) ([]byte, []Record, error) {
 	t, err := e.table(of)
 	if err != nil {
 		return buf, dst, err
 	}
-	c := sources.Change{Op: sources.OpDelete, Table: of}
+	c := sources.Change{Op: sources.OpDelete, Cause: sources.CauseSnapshot, Table: of}
 	v := value{op: c.Op, ordinal: OrdinalDelete, rawBefore: key}
 	at := span{from: len(buf), set: true}
 	out := append(buf, key...)
@@ -352,7 +352,10 @@ func (e *Encoder) appendSourceStart(buf []byte, c *sources.Change) []byte {
 		}
 		buf = strconv.AppendInt(buf, ms, 10)
 	}
-	if c.Op == sources.OpRead {
+	switch {
+	case c.Cause == sources.CauseRepair:
+		return append(buf, `,"snapshot":"repair"`...)
+	case c.Cause == sources.CauseSnapshot || c.Op == sources.OpRead:
 		return append(buf, `,"snapshot":"true"`...)
 	}
 	return append(buf, `,"snapshot":"false"`...)

@@ -58,6 +58,8 @@ func (r *rowReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sou
 				return nil, r.readError(t, q.Where, err)
 			}
 			t, err = again, describeErr
+		case q.Keys != nil && strings.HasPrefix(codeOf(err), "22"):
+			return nil, sources.Fatal("ask for keys as they are now", "the server refuses keys of table %s, whose types may have changed: %w", t.table, err)
 		default:
 			return nil, r.readError(t, q.Where, err)
 		}
@@ -219,7 +221,7 @@ func (t *rowTable) bounds(q sources.ChunkRequest) (after, until [][]byte, keys [
 	}
 	for _, key := range q.Keys {
 		if len(key) != len(t.table.Key) {
-			return nil, nil, nil, fmt.Errorf("a key of %d columns was asked for, and table %s has %d", len(key), t.table, len(t.table.Key))
+			return nil, nil, nil, sources.Fatal("ask for keys as they are now", "a key of %d columns was asked for, and table %s has %d", len(key), t.table, len(t.table.Key))
 		}
 		ordered := make([][]byte, len(key))
 		for i, c := range t.key.columns {

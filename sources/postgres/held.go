@@ -29,7 +29,7 @@ type heldRead struct {
 // readHeld reads the next chunk of a keyless table. Its cursor is how many rows came before.
 func (r *rowReader) readHeld(ctx context.Context, t *rowTable, q sources.ChunkRequest) (*sources.Chunk, error) {
 	if q.Keys != nil || q.Until != nil {
-		return nil, fmt.Errorf("table %s has no key by which to read a part of it", t.table)
+		return nil, sources.Fatal("read all of it: weft snapshot start", "table %s has no key by which to read a part of it", t.table)
 	}
 	r.mu.Lock()
 	h := r.held[q.Table]

@@ -219,7 +219,7 @@ func (f *Fleet) ask(name string, c *pipeline.Capture, s SnapshotRequest) {
 		return
 	}
 	f.asked[name] = now
-	c.Ask(snapshot.Request{ID: s.ID, Tables: s.Tables, Where: s.Where, Cancel: s.Cancel})
+	c.Ask(snapshot.Request{ID: s.ID, Tables: s.Tables, Where: s.Where, Keys: s.Keys, Cancel: s.Cancel})
 }
 
 // runs tells whether a daemon of this fleet is to run the capture. One that cannot be read may be of any.

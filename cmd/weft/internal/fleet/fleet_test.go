@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -280,6 +281,12 @@ func TestFleetFollows(t *testing.T) {
 	fresh := w.capture("new")
 	w.until(t, "[mine new old] false")
 	if asked := fresh.Asked(); w.capture("new") != fresh || len(asked) != 1 || asked[0].ID != "r1" || asked[0].Where != "x > 1" {
+		t.Errorf("requested is %+v", asked)
+	}
+	keys := map[string][][][]byte{"a": {{[]byte("7"), nil}}}
+	s.put(t, "new", &Registration{Capture: text("1"), Snapshot: &SnapshotRequest{ID: "r2", Tables: []string{"a"}, Keys: keys}})
+	w.until(t, "[mine new old] false")
+	if asked := fresh.Asked(); len(asked) != 2 || !reflect.DeepEqual(asked[1].Keys, keys) {
 		t.Errorf("requested is %+v", asked)
 	}
 	// What is registered otherwise is another capture.

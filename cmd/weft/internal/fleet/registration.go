@@ -62,6 +62,9 @@ type SnapshotRequest struct {
 	Tables []string `json:"tables,omitempty"`
 	// Where is a condition in the datastore's language, empty for all rows.
 	Where string `json:"where,omitempty"`
+	// Keys asks for a repair of the rows with these keys instead, by table (snapshot.Request.Keys); Tables are the keys' too, since a
+	// Weft that does not know repairs reads them whole.
+	Keys map[string][][][]byte `json:"keys,omitempty"`
 	// Cancel ends the snapshot that ID asked for, instead of asking for one; of a snapshot that nobody asked for ID is the
 	// number (checkpoint.Snapshot.ID).
 	Cancel bool      `json:"cancel,omitempty"`

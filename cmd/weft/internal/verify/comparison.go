@@ -28,6 +28,8 @@ type comparison struct {
 	rows   encoder
 	table  *sources.Table
 	bytes  int64 // of the rows that were read
+	// found takes in what is not equal in the end.
+	found func(Finding)
 }
 
 // Parts of Options.Memory. The store takes less than half; the rest is for what the log's client has fetched, and for garbage.
@@ -43,6 +45,7 @@ const (
 
 func (c *comparison) run(ctx context.Context, name string) (err error) {
 	c.result = Result{Table: name, Topic: c.topicOf(name), Unknown: make(map[string]int64), Findings: []Finding{}}
+	c.found = func(f Finding) { c.result.add(f, c.o.Keys) }
 	if c.rows.enc, err = envelope.New(c.o.Envelope); err != nil {
 		return err
 	}
@@ -73,9 +76,14 @@ func (c *comparison) run(ctx context.Context, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	c.result.Trimmed = c.topic.trimmed
-	c.result.Position = c.checkpoints.last.Position
+	c.result.Keyless, c.result.Trimmed = c.topic.keyless, c.topic.trimmed
 	slices.Sort(c.result.Gone)
+	if c.o.Repair != nil && !c.topic.keyless {
+		if err := c.repair(ctx); err != nil {
+			return err
+		}
+	}
+	c.result.Position = c.checkpoints.last.Position
 	return nil
 }
 
@@ -271,6 +279,11 @@ func (c *comparison) judgeOpen(ctx context.Context) error {
 	if err := c.openExtras(); err != nil {
 		return err
 	}
+	return c.judgeRounds(ctx)
+}
+
+// judgeRounds leaves open what is not equal, and can be repaired.
+func (c *comparison) judgeRounds(ctx context.Context) error {
 	for round := 1; round <= rounds; round++ {
 		if round > 1 {
 			if err := sleep(ctx, roundPause); err != nil {
@@ -320,12 +333,12 @@ func (c *comparison) openExtras() error {
 		}
 		partition, key := int32(binary.BigEndian.Uint32(k[1:])), k[5:]
 		if partition != c.topic.partition(key) {
-			c.result.add(Finding{Kind: Extra, Key: slices.Clone(key), Why: fmt.Sprintf("it is in partition %d, where the capture writes no such key", partition)}, c.o.Keys)
+			c.found(Finding{Kind: Extra, Key: slices.Clone(key), Why: fmt.Sprintf("it is in partition %d, where the capture writes no such key", partition)})
 			return true, nil
 		}
 		wire, err := c.rows.enc.DecodeKey(c.table, key)
 		if errors.Is(err, envelope.ErrKeyForm) {
-			c.result.add(Finding{Kind: Undecided, Key: slices.Clone(key), Why: "the topic has the row, and its key cannot be asked for at the source"}, c.o.Keys)
+			c.found(Finding{Kind: Undecided, Key: slices.Clone(key), Why: "the topic has the row, and its key cannot be asked for at the source"})
 			return true, nil
 		}
 		if err != nil {
@@ -409,7 +422,10 @@ func (c *comparison) judgeKey(key, source []byte, final bool) error {
 	case f.Kind == Missing && c.topic.trimmed:
 		f.Kind, f.Why = Undecided, "retention has removed records of the topic, maybe this row's"
 	}
-	c.result.add(f, c.o.Keys)
+	c.found(f)
+	if f.Kind == Undecided {
+		return c.store.closeKey(key)
+	}
 	return nil
 }
 
@@ -445,42 +461,9 @@ func (c *comparison) judgeKeyless(ctx context.Context) error {
 		case len(names) != len(c.table.Columns):
 			f.Kind, f.Why = Undecided, "the table's columns have changed since, and a table without a key does not fold across that"
 		}
-		c.result.add(f, c.o.Keys)
+		c.found(f)
 		return nil
 	})
-}
-
-// encoder makes of a row what the sink would make of it.
-type encoder struct {
-	enc     *envelope.Encoder
-	maker   rowMaker
-	buf     []byte
-	records []envelope.Record
-	row     []byte
-}
-
-// encoded is a row of the source; it is valid until the next one.
-type encoded struct {
-	key    []byte
-	object []byte
-	row    []byte
-}
-
-var seqOfNone = []byte("0")
-
-func (e *encoder) encode(t *sources.Table, values []sources.Value) (out encoded, err error) {
-	change := sources.Change{Op: sources.OpRead, Table: t, After: values}
-	if e.buf, e.records, err = e.enc.Encode(e.buf[:0], e.records[:0], &change, seqOfNone); err != nil {
-		return out, fmt.Errorf("encode a row of the source: %w", err)
-	}
-	r := record{key: e.records[0].Key, value: e.records[0].Value}
-	if err := r.readValue(); err != nil {
-		return out, err
-	}
-	if e.row, err = e.maker.make(e.row[:0], r.after, nil, nil, cell{}); err != nil {
-		return out, err
-	}
-	return encoded{key: r.key, object: r.after, row: e.row}, nil
 }
 
 // unquote is a column's name from its JSON.

@@ -6,6 +6,9 @@ import (
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
+
+	"weft/sink/envelope"
+	"weft/sources"
 )
 
 // A row is held as bytes: the number of its shape (4 bytes), then a cell for each of the shape's columns. Rows with the same
@@ -137,4 +140,37 @@ func (s *shapes) cell(row []byte, name string) (cell, bool) {
 		return cell{}, false
 	}
 	return cellAt(row, i), true
+}
+
+// encoder makes of a row what the sink would make of it.
+type encoder struct {
+	enc     *envelope.Encoder
+	maker   rowMaker
+	buf     []byte
+	records []envelope.Record
+	row     []byte
+}
+
+// encoded is a row of the source; it is valid until the next one.
+type encoded struct {
+	key    []byte
+	object []byte
+	row    []byte
+}
+
+var seqOfNone = []byte("0")
+
+func (e *encoder) encode(t *sources.Table, values []sources.Value) (out encoded, err error) {
+	change := sources.Change{Op: sources.OpRead, Table: t, After: values}
+	if e.buf, e.records, err = e.enc.Encode(e.buf[:0], e.records[:0], &change, seqOfNone); err != nil {
+		return out, fmt.Errorf("encode a row of the source: %w", err)
+	}
+	r := record{key: e.records[0].Key, value: e.records[0].Value}
+	if err := r.readValue(); err != nil {
+		return out, err
+	}
+	if e.row, err = e.maker.make(e.row[:0], r.after, nil, nil, cell{}); err != nil {
+		return out, err
+	}
+	return encoded{key: r.key, object: r.after, row: e.row}, nil
 }

@@ -38,6 +38,8 @@ type Options struct {
 	Keys int
 	// Timeout is how long to wait for the capture to come past a read.
 	Timeout time.Duration
+	// Repair, where not nil, mends what differs.
+	Repair Repairer
 	// Progress and Waiting are called by the goroutine that calls Run; neither is nil.
 	Progress func(Progress)
 	Waiting  func(why string)
@@ -46,7 +48,7 @@ type Options struct {
 // Progress is how far the work on a table has come.
 type Progress struct {
 	Table string
-	// Phase is topic, rows or keys: folding the topic, comparing all rows, comparing open keys again.
+	// Phase is topic, rows, keys or repair: folding the topic, comparing all rows, comparing open keys again, having them repaired.
 	Phase string
 	// Done of about Total, which is 0 where it is not known.
 	Done, Total int64
@@ -95,10 +97,20 @@ type Result struct {
 	Findings []Finding        `json:"keys"`
 	// LeftOff is how many keys are not in Findings.
 	LeftOff int64 `json:"keys_left_off"`
+	// Keyless: the table has no key.
+	Keyless bool `json:"keyless,omitempty"`
+	// Repair is what was done about the findings, nil for nothing.
+	Repair *Repair `json:"repair,omitempty"`
 }
 
-// Clean tells whether all rows are equal, as far as the topic tells their columns.
-func (r *Result) Clean() bool { return r.Missing+r.Extra+r.Differing+r.Undecided == 0 }
+// Clean tells whether all rows are equal, as far as the topic tells their columns, at the end.
+func (r *Result) Clean() bool {
+	n := r.Missing + r.Extra + r.Differing + r.Undecided
+	if r.Repair != nil {
+		n -= r.Repair.Keys - r.Repair.Left
+	}
+	return n == 0
+}
 
 func (r *Result) add(f Finding, limit int) {
 	n := max(1, f.Count)
