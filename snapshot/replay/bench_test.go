@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -94,13 +95,23 @@ func step[T any](b *testing.B, name string, rows int, run func() T) T {
 			}
 		}
 	}()
-	began := time.Now()
+	began, cpu := time.Now(), cpuTime()
 	out := run()
-	took := time.Since(began)
+	took, used := time.Since(began), cpuTime()-cpu
 	close(done)
 	top := <-peak
-	fmt.Printf("%-8s %9d rows %8.0f rows/s  peak RSS %d MiB, %d MiB without mapped files\n", name, rows, float64(rows)/took.Seconds(), top[0]>>20, top[1]>>20)
+	fmt.Printf("%-8s %9d rows %8.0f rows/s %5.1f CPU-us/row  peak RSS %d MiB, %d MiB without mapped files\n",
+		name, rows, float64(rows)/took.Seconds(), float64(used.Microseconds())/float64(rows), top[0]>>20, top[1]>>20)
 	return out
+}
+
+// cpuTime is what the process has taken of the processors.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // rss is the process's resident memory, and that without mapped files, such as the program itself.
