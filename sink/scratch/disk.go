@@ -35,7 +35,7 @@ func openDisk(parent string, memory int64, files *files) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for temporary data: %w", err)
 	}
-	d := &disk{files: files, cache: pebble.NewCache(memory / 4), dir: dir}
+	d := &disk{files: files, cache: pebble.NewCache(memory / 4), dir: dir, value: []byte{}}
 	d.options = &pebble.Options{
 		FS: files, Cache: d.cache, DisableWAL: true, // nothing of it outlives the process
 		MemTableSize: uint64(memory / 4), MemTableStopWritesThreshold: 2, MaxOpenFiles: 256,

@@ -12,7 +12,7 @@ import (
 
 // Map is an ordered map. It is used by one goroutine. After an error it is of no more use but to be closed.
 type Map interface {
-	// Get returns the value, valid until the next call, or nil.
+	// Get returns the value, valid until the next call, or nil where there is none.
 	Get(key []byte) ([]byte, error)
 	Set(key, value []byte) error
 	Delete(key []byte) error
