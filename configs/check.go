@@ -137,6 +137,9 @@ func (d *decoder) checkArchives(a *Archives) {
 	if p := "archives.keep"; d.good(p) && a.Keep < 1 {
 		d.wrong(p, "must be at least 1")
 	}
+	if p := "archives.memory"; d.good(p) && (a.Memory < 16*MiB || a.Memory > maxMemory) {
+		d.wrong(p, "must be at least 16MiB and at most %s", maxMemory)
+	}
 }
 
 func (d *decoder) checkTopics(path string, t *Topics) {

@@ -112,6 +112,7 @@ type Archives struct {
 	Bucket Secret        `yaml:"bucket,omitempty" json:"bucket,omitempty" jsonschema:"URL of the bucket: file:///DIR, s3://NAME, gs://NAME or azblob://NAME, each with ?prefix=weft/ and other parameters of gocloud.dev."`
 	Every  time.Duration `yaml:"every,omitempty" json:"every,omitempty" jsonschema:"How often the daemon archives each table. Default: never, only on command."`
 	Keep   int           `yaml:"keep,omitempty" json:"keep,omitempty" jsonschema:"How many archives of a table the daemon keeps. Default 28."`
+	Memory Bytes         `yaml:"memory,omitempty" json:"memory,omitempty" jsonschema:"About how much memory the table takes that is being archived or replayed. Default 64MiB."`
 }
 
 // Admin says where the daemon answers HTTP.

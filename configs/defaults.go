@@ -22,7 +22,7 @@ func defaults() *Config {
 			Create:       true,
 			TopicOptions: TopicOptions{Partitions: 6, Dialect: JSONDialect, Cleanup: Delete},
 		},
-		Archives: Archives{Keep: 28},
+		Archives: Archives{Keep: 28, Memory: 64 * MiB},
 		Logging:  Logging{Level: "info", Format: TextFormat},
 		Admin:    Admin{Enabled: true, Listen: DefaultAdminListen},
 		Fleet:    "default",
