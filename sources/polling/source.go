@@ -20,6 +20,7 @@ type source struct {
 	interval time.Duration
 	place    string // names the datastore in messages
 	deleted  string // the column that marks deleted rows, "" for none
+	existing bool   // rows that are there before a table is captured are read
 	log      hclog.Logger
 
 	position position
@@ -34,7 +35,7 @@ type source struct {
 // open makes the engine and verifies the datastore against o.Position.
 func open(ctx context.Context, d dialect, place string, interval time.Duration, deleted string, o sources.OpenOptions) (*source, error) {
 	s := &source{
-		dialect: d, interval: interval, place: place, deleted: deleted, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
+		dialect: d, interval: interval, place: place, deleted: deleted, existing: o.Existing, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
 		batch: newBatch(o.BatchBytes),
 	}
 	poll, err := pollOf(o.Above)
@@ -58,7 +59,11 @@ func open(ctx context.Context, d dialect, place string, interval time.Duration, 
 		s.position.Database = v.database()
 		s.position.Tables = map[string]tablePosition{}
 		for _, t := range v.tables() {
-			s.position.Tables[t.name] = tablePosition{Watermark: v.horizon(), Identity: t.identity}
+			at := tablePosition{Watermark: v.horizon(), Identity: t.identity}
+			if s.existing {
+				at.Watermark = 0
+			}
+			s.position.Tables[t.name] = at
 		}
 	} else {
 		err = s.verify(v)
@@ -222,6 +227,9 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 			// The table is new to the capture. Watermarks are of one counter for all tables, so what was written to it
 			// since the position is above the position's lowest.
 			at = tablePosition{Watermark: lowest, Identity: t.identity}
+			if s.existing {
+				at.Watermark = 0
+			}
 		}
 		next.Tables[t.name] = at
 	}

@@ -112,7 +112,7 @@ func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 func (c *Capture) runSource(ctx context.Context, w *sink.Writer, progress func(Progress)) error {
 	src, err := c.Source.Open(ctx, sources.OpenOptions{
 		Capture: c.Name, Tables: c.Tables, Keys: c.Keys,
-		Position: w.Checkpoint().Position, Above: w.Above(),
+		Position: w.Checkpoint().Position, Above: w.Above(), Held: w.Held(), Existing: c.Snapshots.Initial,
 		BatchBytes: c.BatchBytes, ReadAheadBytes: c.ReadAheadBytes, Logger: c.Logger,
 	})
 	if err != nil {
