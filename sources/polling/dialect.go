@@ -32,6 +32,7 @@ type view interface {
 	// read adds to b the rows of t that come after at, in the order of their watermarks as far as the horizon, until
 	// there are none or b is full. It returns up to where it has read, and whether there may be more.
 	read(ctx context.Context, t *table, at tablePosition, b *batch) (next tablePosition, more bool, err error)
+	keyReader
 	close() error
 }
 

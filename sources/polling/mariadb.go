@@ -23,6 +23,7 @@ type MariaDBConfig struct {
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of the TIMESTAMP column that the server sets on every write (DEFAULT and ON UPDATE CURRENT_TIMESTAMP), in all captured tables; default updated_at"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 1s, which is the default"`
 	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
+	Reconcile Reconcile     `yaml:"reconcile,omitempty" json:"reconcile,omitempty" jsonschema:"how deleted rows are found"`
 }
 
 const (
@@ -47,7 +48,7 @@ func (c *MariaDBConfig) Validate() error {
 	case c.Interval != 0 && c.Interval < time.Millisecond:
 		return fmt.Errorf("interval: %s is shorter than 1ms", c.Interval)
 	}
-	return nil
+	return c.Reconcile.validate()
 }
 
 // driverConfig parses the url and pins the session. Its errors never hold a part of the url, which may hold a password.
@@ -111,7 +112,7 @@ func (c *MariaDBConfig) Open(ctx context.Context, o sources.OpenOptions) (source
 	if interval == 0 {
 		interval = mariadbInterval
 	}
-	s, err := open(ctx, d, d.place, interval, c.Deleted, o)
+	s, err := open(ctx, d, d.place, interval, c.Deleted, c.Reconcile, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}

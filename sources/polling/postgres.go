@@ -22,6 +22,7 @@ type PostgresConfig struct {
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of an xid8 column that a trigger sets on every write, in all captured tables; without it the rows' own xmin is used and each look reads whole tables"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 1s, which is the default; never shorter than what the last poll took"`
 	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
+	Reconcile Reconcile     `yaml:"reconcile,omitempty" json:"reconcile,omitempty" jsonschema:"how deleted rows are found"`
 }
 
 const (
@@ -68,7 +69,7 @@ func (c *PostgresConfig) Validate() error {
 	case c.Interval != 0 && c.Interval < time.Millisecond:
 		return fmt.Errorf("interval: %s is shorter than 1ms", c.Interval)
 	}
-	return nil
+	return c.Reconcile.validate()
 }
 
 // connConfig parses the url. Its errors never hold a part of it, which may hold a password.
@@ -106,7 +107,7 @@ func (c *PostgresConfig) Open(ctx context.Context, o sources.OpenOptions) (sourc
 	if interval == 0 {
 		interval = postgresInterval
 	}
-	s, err := open(ctx, d, d.place, interval, c.Deleted, o)
+	s, err := open(ctx, d, d.place, interval, c.Deleted, c.Reconcile, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
