@@ -88,6 +88,12 @@ type Lag struct {
 // UnknownLag is that of a source that is not open.
 var UnknownLag = Lag{Bytes: -1, RetainedBytes: -1, SafeBytes: -1, GrowthRate: -1, ReadAheadBytes: -1, ReadAheadLimit: -1}
 
+// Horizoner is optional: a source that returns changes up to a horizon, which is not the datastore's present. Horizon says in a
+// sentence what it is, how exact it is, and what it costs. It may be called by any goroutine.
+type Horizoner interface {
+	Horizon() string
+}
+
 // Batch is a run of changes in source order.
 type Batch struct {
 	Changes []Change

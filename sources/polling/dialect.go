@@ -24,6 +24,8 @@ type view interface {
 	// documentation, and in what its check finds.
 	database() string
 	horizon() int64
+	// describe says in a sentence what the horizon is, how exact, and what a poll costs.
+	describe() string
 	// older says how the view shows that the datastore has lost what had a watermark up to highest, or "".
 	older(highest int64) string
 	// tables are the captured ones in the order of their names. A *table stays the same as long as nothing about it

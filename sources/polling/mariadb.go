@@ -259,6 +259,12 @@ type mariadbView struct {
 
 func (v *mariadbView) database() string { return v.dialect.identity }
 func (v *mariadbView) horizon() int64   { return v.below - 1 }
+func (v *mariadbView) describe() string {
+	d := v.dialect
+	return fmt.Sprintf("exact as long as only the server sets %s: rows before the start of the oldest open transaction or statement, prepared ones included "+
+		"(now %d, before %s); a change is captured once all older ones have ended; a poll is four queries and an index range",
+		d.watermark, len(d.looked.transactions)+len(d.looked.statements), timeOf(v.below))
+}
 func (v *mariadbView) tables() []*table { return v.dialect.captured }
 func (v *mariadbView) rewind() int64    { return v.back }
 

@@ -271,6 +271,14 @@ type postgresView struct {
 
 func (v *postgresView) database() string { return v.identity }
 func (v *postgresView) horizon() int64   { return v.xmin - 1 }
+func (v *postgresView) describe() string {
+	by, cost := "the rows' own xmin", "a poll that finds a transaction ended reads whole tables"
+	if w := v.dialect.watermark; w != "" {
+		by, cost = "the column "+w, "a poll reads an index range"
+	}
+	return fmt.Sprintf("exact: by %s, below the oldest running transaction (now %d); a change is captured once every transaction that is older has ended; %s",
+		by, v.xmin, cost)
+}
 func (v *postgresView) tables() []*table { return v.dialect.captured }
 
 // older implements view. A standby may only lag behind the server that was read before; it is waited for.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -30,8 +31,9 @@ type source struct {
 	returned  time.Time
 	turn      string
 	batch     *batch
-	reconcile *reconciler // nil where deleted rows are not looked for
-	pollAt    time.Time   // when the next poll is due
+	described atomic.Pointer[string] // the horizon as of the last look
+	reconcile *reconciler            // nil where deleted rows are not looked for
+	pollAt    time.Time              // when the next poll is due
 }
 
 // open makes the engine and verifies the datastore against o.Position.
@@ -71,6 +73,7 @@ func open(ctx context.Context, d dialect, place string, interval time.Duration, 
 	} else {
 		err = s.verify(v)
 	}
+	s.describe(v)
 	if cerr := v.close(); err == nil {
 		err = cerr
 	}
@@ -231,6 +234,7 @@ func (s *source) look(ctx context.Context, v view, reconcile bool) (sources.Batc
 	if err := markDeleted(v.tables(), s.deleted); err != nil {
 		return sources.Batch{}, err
 	}
+	s.describe(v)
 	if reconcile {
 		if b, err := s.findDeleted(ctx, v); err != nil || len(b.Changes) > 0 {
 			return b, err
@@ -327,6 +331,14 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 	s.moved, s.returned = false, time.Now()
 	return sources.Batch{Changes: s.batch.changes, Position: p, More: full}, nil
 }
+
+func (s *source) describe(v view) {
+	text := v.describe()
+	s.described.Store(&text)
+}
+
+// Horizon implements sources.Horizoner.
+func (s *source) Horizon() string { return *s.described.Load() }
 
 // Durable implements sources.Source: the datastore holds nothing for us that could be released.
 func (s *source) Durable(sources.Position) error { return nil }

@@ -207,6 +207,10 @@ type sqliteView struct {
 
 func (v *sqliteView) database() string { return v.identity }
 func (v *sqliteView) horizon() int64   { return v.counter }
+func (v *sqliteView) describe() string {
+	return fmt.Sprintf("exact: the counter that triggers draw %s from, now %d; a poll reads an index range, and nothing when the file has not changed",
+		v.dialect.watermark, v.counter)
+}
 func (v *sqliteView) tables() []*table { return v.dialect.captured }
 
 func (v *sqliteView) close() error {
