@@ -30,9 +30,10 @@ const (
 	defaultGuard         = 0.2
 	// guardRows may always go.
 	guardRows = 100
-	// listKeys are looked for by name in one statement, and rangeKeys by the range in which they lie.
-	listKeys  = 500
-	rangeKeys = 10_000
+	// stepKeys are looked for in one view: by the range in which they lie where that is known, and otherwise, or where it holds others, in
+	// statements that name listKeys each.
+	stepKeys = 10_000
+	listKeys = 500
 	// patience is how long a search waits for a capture that has rows to read.
 	patience = time.Minute
 )
@@ -169,15 +170,7 @@ func (r *reconciler) step(ctx context.Context, v view, b *batch) (done bool, err
 // count goes over the next keys of a table without telling of any.
 func (r *reconciler) count(ctx context.Context, v view, t *table) (n int, err error) {
 	p := r.pass
-	size := listKeys
-	if v.keysOrdered(t) {
-		size = rangeKeys
-	}
-	keys, next, err := r.held.HeldKeys(ctx, &t.Table, p.after, max(1, min(size, r.rate)))
-	if err != nil {
-		return 0, err
-	}
-	missing, err := missingKeys(ctx, v, t, keys)
+	keys, missing, next, err := r.look(ctx, v, t)
 	if err != nil {
 		return 0, err
 	}
@@ -205,6 +198,15 @@ func (r *reconciler) count(ctx context.Context, v view, t *table) (n int, err er
 	return len(keys), nil
 }
 
+// look returns the next keys that the log holds, those of them that are missing, and where to go on.
+func (r *reconciler) look(ctx context.Context, v view, t *table) (keys, missing [][][]byte, next []byte, err error) {
+	if keys, next, err = r.held.HeldKeys(ctx, &t.Table, r.pass.after, min(stepKeys, r.rate)); err != nil {
+		return nil, nil, nil, err
+	}
+	missing, err = missingKeys(ctx, v, t, keys)
+	return keys, missing, next, err
+}
+
 // guarded refuses that more of a table goes at once than somebody has thought of.
 func (r *reconciler) guarded(t *table, gone int) error {
 	p := r.pass
@@ -219,11 +221,7 @@ func (r *reconciler) guarded(t *table, gone int) error {
 // remove adds deletes for what is missing of the next keys in a range where something was.
 func (r *reconciler) remove(ctx context.Context, v view, t *table, b *batch) (n int, err error) {
 	p := r.pass
-	keys, next, err := r.held.HeldKeys(ctx, &t.Table, p.after, max(1, min(listKeys, r.rate)))
-	if err != nil {
-		return 0, err
-	}
-	missing, err := missingKeys(ctx, v, t, keys)
+	keys, missing, next, err := r.look(ctx, v, t)
 	if err != nil {
 		return 0, err
 	}
@@ -251,7 +249,7 @@ func (r *reconciler) remove(ctx context.Context, v view, t *table, b *batch) (n 
 
 // missingKeys returns those of the keys that no row has. Where all are there, only sums are read.
 func missingKeys(ctx context.Context, v view, t *table, keys [][][]byte) (missing [][][]byte, err error) {
-	if len(keys) > listKeys {
+	if len(keys) > listKeys && v.keysOrdered(t) {
 		equal, err := sumsEqual(ctx, v, t, keys, true)
 		if equal || err != nil {
 			return nil, err

@@ -89,8 +89,10 @@ type reconciled struct {
 	name   string // and in the configuration
 }
 
-// eachReconciled runs a test on every dialect. Its table has the key columns and a text v.
-func eachReconciled(t *testing.T, columns string, key []string, c Reconcile, test func(t *testing.T, r *reconciled)) {
+// eachReconciled runs a test on every dialect, and every server unless once is enough. Its table has the key columns and a text v.
+// The tests wait more than they work.
+func eachReconciled(t *testing.T, once bool, columns string, key []string, c Reconcile, test func(t *testing.T, r *reconciled)) {
+	t.Parallel()
 	run := func(t *testing.T, r *reconciled, config sources.Config, o sources.OpenOptions) {
 		r.t, r.held = t, newFakeHolder()
 		o.Held, o.Existing = r.held, true
@@ -106,6 +108,7 @@ func eachReconciled(t *testing.T, columns string, key []string, c Reconcile, tes
 	}
 	primary := ", v TEXT, PRIMARY KEY (" + strings.Join(key, ", ") + ")"
 	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
 		s := newShop(t, "orders")
 		s.config.Reconcile = c
 		// The primary key's columns are declared NOT NULL by columns.
@@ -115,14 +118,22 @@ func eachReconciled(t *testing.T, columns string, key []string, c Reconcile, tes
 		run(t, &reconciled{exec: s.execute, orders: "orders", name: "orders"}, s.config, s.opts)
 	})
 	t.Run("postgres", func(t *testing.T) {
-		pgModes(t, func(t *testing.T, db *pgDatabase, config *PostgresConfig) {
+		t.Parallel()
+		on := func(t *testing.T, db *pgDatabase, config *PostgresConfig) {
 			config.Reconcile = c
 			db.prepare(config, "orders", columns+primary, key...)
 			run(t, &reconciled{exec: db.exec, orders: "orders", name: "public.orders"}, config, db.opts)
-		})
+		}
+		if once {
+			db := newPostgres(t, needServer(t, "WEFT_TEST_POSTGRES_NEWEST"))
+			on(t, db, db.config("weft_xid"))
+			return
+		}
+		onPostgresModes(t, true, on)
 	})
 	t.Run("mariadb", func(t *testing.T) {
-		m := newMariaDB(t)
+		t.Parallel()
+		m := newMariaDBBeside(t)
 		config := m.config()
 		config.Reconcile = c
 		m.prepare("orders", columns+primary, key...)
@@ -191,7 +202,7 @@ func wantKeys(t *testing.T, got []string, want ...string) {
 
 // Rows that were deleted are told of once; one that came back meanwhile is not, and rows that are there are left alone.
 func TestReconcile(t *testing.T) {
-	eachReconciled(t, "id BIGINT NOT NULL", []string{"id"}, Reconcile{RowsPerSecond: 1e6}, func(t *testing.T, r *reconciled) {
+	eachReconciled(t, false, "id BIGINT NOT NULL", []string{"id"}, Reconcile{RowsPerSecond: 1e6}, func(t *testing.T, r *reconciled) {
 		r.insert(0, 1200)
 		r.until(1200)
 		r.quiet()
@@ -226,9 +237,9 @@ func TestReconcileReadsNoKeys(t *testing.T) {
 			}
 		}
 	}
-	t.Run("one column", func(t *testing.T) { eachReconciled(t, "id BIGINT NOT NULL", []string{"id"}, Reconcile{}, test) })
+	t.Run("one column", func(t *testing.T) { eachReconciled(t, false, "id BIGINT NOT NULL", []string{"id"}, Reconcile{}, test) })
 	t.Run("two columns", func(t *testing.T) {
-		eachReconciled(t, "shop INTEGER DEFAULT 7 NOT NULL, id BIGINT NOT NULL", []string{"shop", "id"}, Reconcile{}, test)
+		eachReconciled(t, true, "shop INTEGER DEFAULT 7 NOT NULL, id BIGINT NOT NULL", []string{"shop", "id"}, Reconcile{}, test)
 	})
 }
 
@@ -251,7 +262,7 @@ func (c *countingKeys) present(ctx context.Context, t *table, keys [][][]byte, f
 
 // More than somebody has thought of is not deleted before somebody has said that it is meant.
 func TestReconcileGuard(t *testing.T) {
-	eachReconciled(t, "id BIGINT NOT NULL", []string{"id"}, Reconcile{RowsPerSecond: 1e6}, func(t *testing.T, r *reconciled) {
+	eachReconciled(t, false, "id BIGINT NOT NULL", []string{"id"}, Reconcile{RowsPerSecond: 1e6}, func(t *testing.T, r *reconciled) {
 		r.insert(0, 1500)
 		r.until(1500)
 		r.exec("DELETE FROM " + r.orders + " WHERE id >= 1000")
@@ -275,7 +286,7 @@ func TestReconcileGuard(t *testing.T) {
 
 // Keys of texts, whose order nobody knows here, are looked for by name, and are the same only if all their bytes are.
 func TestReconcileTextKeys(t *testing.T) {
-	eachReconciled(t, "code VARCHAR(50) NOT NULL, n INTEGER NOT NULL", []string{"code", "n"}, Reconcile{}, func(t *testing.T, r *reconciled) {
+	eachReconciled(t, true, "code VARCHAR(50) NOT NULL, n INTEGER NOT NULL", []string{"code", "n"}, Reconcile{}, func(t *testing.T, r *reconciled) {
 		backslash := `b\s` // as each dialect writes it
 		if strings.HasPrefix(r.orders, "polling_") {
 			backslash = `b\\s`
@@ -318,7 +329,7 @@ func TestReconcileOtherKeys(t *testing.T) {
 			key = append(key, "n")
 		}
 		t.Run(strings.Fields(columns)[1], func(t *testing.T) {
-			eachReconciled(t, columns, key, Reconcile{}, func(t *testing.T, r *reconciled) {
+			eachReconciled(t, true, columns, key, Reconcile{}, func(t *testing.T, r *reconciled) {
 				for _, row := range rows {
 					r.exec(fmt.Sprintf("INSERT INTO %s (id, v) VALUES (%s, 'a')", r.orders, row))
 				}
