@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"weft/sources"
+	"weft/sources/pgurl"
 )
 
 // PostgresConfig is the postgres-poll source's part of the config file.
@@ -72,29 +72,9 @@ func (c *PostgresConfig) Validate() error {
 	return c.Reconcile.validate()
 }
 
-// connConfig parses the url. Its errors never hold a part of it, which may hold a password.
+// connConfig parses the url and pins the session.
 func (c *PostgresConfig) connConfig() (*pgx.ConnConfig, error) {
-	if c.URL == "" {
-		return nil, errors.New("url: it must be set, such as postgres://USER:PASSWORD@HOST:5432/DATABASE")
-	}
-	if strings.HasPrefix(c.URL, "postgres://") || strings.HasPrefix(c.URL, "postgresql://") {
-		if _, err := url.Parse(c.URL); err != nil {
-			return nil, errors.New("url: it is no valid postgres:// URL; special characters in the user and the password " +
-				"must be percent-encoded: @ as %40, / as %2F, % as %25")
-		}
-	}
-	config, err := pgx.ParseConfig(c.URL)
-	if err != nil {
-		reason := errors.Unwrap(err)
-		if reason == nil {
-			return nil, errors.New("url: it is neither a postgres:// URL nor key=value pairs")
-		}
-		return nil, fmt.Errorf("url: %w", reason)
-	}
-	for name, value := range postgresSession {
-		config.RuntimeParams[name] = value
-	}
-	return config, nil
+	return pgurl.Parse(c.URL, postgresSession)
 }
 
 // Open implements sources.Config.
