@@ -23,6 +23,7 @@ func defaults() *Config {
 			TopicOptions: TopicOptions{Partitions: 6, Dialect: JSONDialect, Cleanup: Delete},
 		},
 		Archives: Archives{Keep: 28, Memory: 64 * MiB},
+		State:    State{Enabled: true},
 		Logging:  Logging{Level: "info", Format: TextFormat},
 		Admin:    Admin{Enabled: true, Listen: DefaultAdminListen},
 		Fleet:    "default",

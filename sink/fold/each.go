@@ -42,7 +42,7 @@ func (t *Table) eachKeyed(fn func(*Image) error) error {
 		if err := r.decode(value); err != nil {
 			return err
 		}
-		image.Key = keyOf(key)
+		image.Key = KeyOf(key)
 		image.Seq = append(image.Seq[:0], r.seq...)
 		image.Unknown = image.Unknown[:0]
 		image.Columns, image.Partition = r.columns, partition
@@ -62,8 +62,8 @@ func (t *Table) eachKeyed(fn func(*Image) error) error {
 	})
 }
 
-// keyOf cuts the record's key off a store's key without its kind and partition.
-func keyOf(key []byte) []byte {
+// KeyOf is the record's key that AppendSortable has made sortable, and a part of it.
+func KeyOf(key []byte) []byte {
 	for len(key) > 0 && key[0] != 0 {
 		kind := key[0]
 		key = key[1:]

@@ -377,8 +377,7 @@ func (t *Table) load(partition int32, key []byte, into *row) (bool, error) {
 // rowKey is the store's key of a row, valid until the next call.
 func (t *Table) rowKey(partition int32, key []byte) []byte {
 	t.key = appendPartition(append(t.key[:0], 'r'), partition)
-	t.key = appendOrder(t.key, key)
-	t.key = append(t.key, key...)
+	t.key = AppendSortable(t.key, key)
 	return t.key
 }
 
