@@ -52,7 +52,7 @@ func (c Config) OpenReader(ctx context.Context, o sources.OpenOptions) (sources.
 		return nil, errors.Join(err, disconnect(d.client))
 	}
 	if !r.snapshots {
-		o.Logger.Info("the server does not read as of a cluster time: rows that change while they are read are left to the stream")
+		o.Logger.Debug("the server does not read as of a cluster time: rows that change while they are read are left to the stream")
 	}
 	return r, nil
 }
