@@ -22,7 +22,7 @@ import (
 const (
 	// leastSplit is the number of documents from which on a collection is cut into ranges, and samples how many are looked at for
 	// each range. The server picks them at random without reading the collection as long as they are less than a twentieth of it.
-	leastSplit, samples = 10_000, 50
+	leastSplit, samples = 4000, 50
 	// mostSamples bounds them all.
 	mostSamples = 2000
 )

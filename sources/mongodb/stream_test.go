@@ -136,6 +136,7 @@ func TestFragments(t *testing.T) {
 
 // What a server does in an election, and one that ends, is gone over without a loss.
 func TestElection(t *testing.T) {
+	t.Parallel()
 	f := newFake(t)
 	src := f.open(f.config(), f.options())
 	f.play(
@@ -308,32 +309,50 @@ func TestLogin(t *testing.T) {
 	}
 }
 
+// A document that has no JSON stops the capture with its name, or is carried as its BSON.
 func TestInvalidDocuments(t *testing.T) {
-	twice := insert("8201", 100, 9, int64(1))
-	twice[5].Value = bson.D{{Key: "_id", Value: int64(1)}, {Key: "a", Value: "x"}, {Key: "a", Value: "y"}}
-	f := newFake(t)
-	o := f.options()
-	src := f.open(f.config(), o)
-	f.play(step{events: []bson.D{insert("8200", 100, 8, int64(0)), twice}})
-	_, b := f.take(src, 1)
-	position := bytes.Clone(b.Position)
-	_, err := src.Next(t.Context())
-	var fatal *sources.FatalError
-	if !errors.As(err, &fatal) {
-		t.Fatal(err)
-	}
-	for _, part := range []string{"shop.orders", "_id 1", `field "a"`, "twice", "invalid_documents: base64"} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("%q is not in: %v", part, err)
-		}
-	}
-	c := f.config()
-	c.Invalid = InvalidBase64
-	o.Position = position
-	src = f.open(c, o)
-	f.play(step{events: []bson.D{twice}})
-	got, _ := f.take(src, 1)
-	if want := `c shop.orders 0000006400000009.00000000.00000000 - 1|{"$invalidBSON":{"base64":"`; !strings.HasPrefix(got[0], want) {
-		t.Errorf("%s, want %s", got[0], want)
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fields bson.D
+		want   []string
+	}{
+		"a field twice":     {bson.D{{Key: "a", Value: "x"}, {Key: "a", Value: "y"}}, []string{`field "a"`, "twice"}},
+		"invalid UTF-8":     {bson.D{{Key: "a", Value: bson.RawValue{Type: bson.TypeString, Value: []byte("\x02\x00\x00\x00\xff\x00")}}}, []string{`field "a"`, "UTF-8"}},
+		"another type":      {bson.D{{Key: "a", Value: bson.D{{Key: "$oid", Value: "x"}}}}, []string{`field "a.$oid"`, "looks like another type"}},
+		"a regex's options": {bson.D{{Key: "a", Value: bson.Regex{Pattern: "x", Options: "xi"}}}, nil}, // which the driver puts in order
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := insert("8201", 100, 9, int64(1))
+			bad[5].Value = append(bson.D{{Key: "_id", Value: int64(1)}}, c.fields...)
+			f := newFake(t)
+			o := f.options()
+			src := f.open(f.config(), o)
+			f.play(step{events: []bson.D{insert("8200", 100, 8, int64(0)), bad}})
+			if c.want == nil {
+				f.take(src, 2)
+				return
+			}
+			_, b := f.take(src, 1)
+			position := bytes.Clone(b.Position)
+			_, err := src.Next(t.Context())
+			var fatal *sources.FatalError
+			if !errors.As(err, &fatal) {
+				t.Fatal(err)
+			}
+			for _, part := range append(c.want, "shop.orders", "_id 1", "invalid_documents: base64") {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q is not in: %v", part, err)
+				}
+			}
+			config := f.config()
+			config.Invalid = InvalidBase64
+			o.Position = position
+			src = f.open(config, o)
+			f.play(step{events: []bson.D{bad}})
+			got, _ := f.take(src, 1)
+			if want := `c shop.orders 0000006400000009.00000000.00000000 - 1|{"$invalidBSON":{"base64":"`; !strings.HasPrefix(got[0], want) {
+				t.Errorf("%s, want %s", got[0], want)
+			}
+		})
 	}
 }
