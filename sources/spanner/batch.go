@@ -103,13 +103,13 @@ func (b *batch) add(l *layout, r *dataRecord, index int) error {
 }
 
 // hasMembers tells whether a JSON object is there and not empty.
-func hasMembers(object []byte) bool { return len(object) > len("{}") }
+func hasMembers(object []byte) bool { return len(object) > len("{}") && string(object) != "null" }
 
 // read makes a row of a mod's keys and its values.
 func (b *batch) read(l *layout, absent sources.State, keys, values []byte) ([]sources.Value, error) {
 	row := b.row(len(l.table.Columns), absent)
 	for _, object := range [][]byte{keys, values} {
-		if len(object) == 0 {
+		if len(object) == 0 || string(object) == "null" {
 			continue
 		}
 		hint := 0

@@ -206,6 +206,10 @@ func (c *testConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.S
 	return c.open(ctx, o, option.WithGRPCDialOption(grpc.WithStreamInterceptor(uniqueTokens)))
 }
 
+func (c *testConfig) Check(ctx context.Context, o sources.CheckOptions) []sources.Finding {
+	return c.check(ctx, o, option.WithGRPCDialOption(grpc.WithStreamInterceptor(uniqueTokens)))
+}
+
 // uniqueTokens gives every part of a result a resume token of its own. The emulator's are all the same, and the client holds
 // rows back until it sees a new one.
 func uniqueTokens(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
