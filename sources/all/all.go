@@ -5,10 +5,12 @@ import (
 	"weft/sources"
 	"weft/sources/polling"
 	"weft/sources/postgres"
+	"weft/sources/spanner"
 )
 
 // Kinds makes an empty config for each value that a source's type field may have.
 var Kinds = map[string]func() sources.Config{
 	"postgres": func() sources.Config { return &postgres.Config{} },
+	"spanner":  func() sources.Config { return &spanner.Config{} },
 	"sqlite":   func() sources.Config { return &polling.SQLiteConfig{} },
 }

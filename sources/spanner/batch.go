@@ -81,6 +81,13 @@ func (b *batch) add(l *layout, r *dataRecord, index int) error {
 		c.Op = sources.OpUpdate
 		if c.After, err = b.read(l, l.absent, m.keys, m.newValues); err == nil && hasMembers(m.oldValues) {
 			c.Before, err = b.read(l, sources.Unavailable, m.keys, m.oldValues)
+			if r.capture == "NEW_ROW_AND_OLD_VALUES" { // old values of what changed; the rest is as it was
+				for i := range c.Before {
+					if c.Before[i].State == sources.Unavailable {
+						c.Before[i] = c.After[i]
+					}
+				}
+			}
 		}
 	default:
 		c.Op = sources.OpDelete
