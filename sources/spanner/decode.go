@@ -345,6 +345,9 @@ func decodeJSON(text []byte) ([]record, error) {
 
 // check refuses what the rest of the source could not do without.
 func check(records []record) error {
+	if len(records) == 0 {
+		return errors.New("a row of the change stream holds no record of a known kind")
+	}
 	for _, r := range records {
 		if d := r.data; d != nil {
 			switch {
