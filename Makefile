@@ -4,23 +4,25 @@ export WEFT_CACHE ?= $(CURDIR)/.cache
 TOOLS    := $(WEFT_CACHE)/bin
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 KILLS    ?= 25
+ROWS     ?= 1000000
 # A number of runs: with a time, go test sometimes fails at its end (https://go.dev/issue/75804).
 FUZZTIME ?= 20000x
 # The race detector needs a C compiler; without one the tests run without it.
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint fuzz go-test bench bench-short profile chaos install clean FORCE
+.PHONY: help build test check lint fuzz go-test bench bench-short bench-snapshot bench-archive profile chaos large install clean FORCE
 
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 build: ## build bin/weft
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/weft ./cmd/weft
 
 test: install check lint fuzz $(TOOLS)/bench ## install what the tests need, then run every check and test
 	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test
-	$(TOOLS)/services run -- $(TOOLS)/bench -short
+	$(TOOLS)/services run -- sh -c '$(TOOLS)/bench -short && $(TOOLS)/bench -snapshot -short'
+	$(MAKE) --no-print-directory bench-archive ROWS=100000
 
 install: $(TOOLS)/services $(TOOLS)/golangci-lint ## install what the tests need, without running them
 	integration/install-tools.sh
@@ -40,7 +42,7 @@ fuzz: ## run every fuzz target for FUZZTIME
 
 # Expects the servers' addresses in the environment: see services run.
 go-test:
-	go test $(RACE) ./...
+	go test $(RACE) -timeout 20m ./...
 	go -C integration test -count=1 -timeout 20m ./...
 
 bench: $(TOOLS)/services $(TOOLS)/bench ## drain a backlog of 500,000 changes against a bare reader, in turns; latency
@@ -50,6 +52,13 @@ bench: $(TOOLS)/services $(TOOLS)/bench ## drain a backlog of 500,000 changes ag
 bench-short: $(TOOLS)/services $(TOOLS)/bench ## the same with 100,000 changes, in under a minute
 	integration/install-tools.sh
 	$(TOOLS)/services run -- $(TOOLS)/bench -short
+
+bench-snapshot: $(TOOLS)/services $(TOOLS)/bench ## read a table of 1,000,000 rows into the log, against COPY into nothing, in turns
+	integration/install-tools.sh
+	$(TOOLS)/services run -- $(TOOLS)/bench -snapshot
+
+bench-archive: ## archive and replay a table of ROWS rows, in rows a second, with the peak of memory
+	WEFT_BENCH_ROWS=$(ROWS) go test -run '^$$' -bench '^BenchmarkArchiveAndReplay$$' -benchtime 1x -timeout 2h ./snapshot/replay
 
 profile: $(TOOLS)/services $(TOOLS)/bench ## CPU and allocation profiles of a drain, to .cache/profile
 	integration/install-tools.sh
@@ -61,6 +70,10 @@ profile: $(TOOLS)/services $(TOOLS)/bench ## CPU and allocation profiles of a dr
 chaos: $(TOOLS)/services ## kill the daemon KILLS times under load, once at each failpoint, and find every built-in fault
 	integration/install-tools.sh
 	KILLS=$(KILLS) $(TOOLS)/services run -- go -C integration test -count=1 -timeout 24h -run '^(TestKill|TestFailpoints|TestFaults)$$' -v .
+
+large: $(TOOLS)/services ## pass a transaction of two million rows, killed in its middle, in bounded memory
+	integration/install-tools.sh
+	LARGE_ROWS=2000000 $(TOOLS)/services run -- go -C integration test -count=1 -timeout 1h -run '^TestLargeTransaction$$' -v .
 
 clean: ## remove what was built and downloaded
 	rm -rf bin $(WEFT_CACHE)

@@ -35,6 +35,11 @@ type Checkpoint struct {
 	// Offsets holds the next offset of each partition by topic, in sequenced delivery: records from there on may have
 	// been written after this checkpoint.
 	Offsets map[string][]int64 `json:"offsets,omitempty"`
+	// Seq is the sequence, up to its ordinal, of the last change that was written before this checkpoint: what the log holds
+	// of the capture up to here are the records whose sequences are not above it. Empty before the first change.
+	Seq string `json:"seq,omitempty"`
+	// Partial says that the source transaction of Seq is not complete.
+	Partial bool `json:"partial,omitempty"`
 	// Gap is the last one that the capture went over, if any.
 	Gap *Gap `json:"gap,omitempty"`
 	// Snapshot is the one that is under way, or the last one; nil before the first.

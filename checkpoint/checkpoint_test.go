@@ -118,7 +118,25 @@ func TestLoadRefusesWhatIsNoCheckpoint(t *testing.T) {
 	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: Topic, Key: []byte("a"), Value: []byte("?")}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(t.Context(), cl); err == nil || !strings.Contains(err.Error(), "offset 0") {
+	value, err := Encode(Checkpoint{Capture: "good", Epoch: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"good", "copied"} {
+		if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: Topic, Key: []byte(key), Value: value}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found, err := Load(t.Context(), cl)
+	var corrupt *CorruptError
+	if !errors.As(err, &corrupt) || len(corrupt.Captures) != 2 || !strings.Contains(err.Error(), "offset 0") {
+		t.Errorf("got error %v", err)
+	}
+	if len(found) != 1 || found["good"].Epoch != 1 {
+		t.Errorf("beside one that cannot be read: %+v", found)
+	}
+	var fatal *sources.FatalError // a retry would find the same
+	if _, _, err := LoadOne(t.Context(), cl, "a"); !errors.As(err, &fatal) || !strings.Contains(fatal.Remedy, "weft checkpoint set a") {
 		t.Errorf("got error %v", err)
 	}
 	if _, _, err := LoadOne(t.Context(), cl, "a"); err == nil || !strings.Contains(err.Error(), "offset 0") {

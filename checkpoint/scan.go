@@ -4,30 +4,52 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"weft/sources"
 )
 
 // ErrTrimmed says that a partition no longer holds the offset to scan from.
 var ErrTrimmed = errors.New("the log no longer holds that offset")
 
-// Load returns the newest committed checkpoint of every capture, by name. A log without the topic is
-// kerr.UnknownTopicOrPartition, as is a broker that has yet to learn of it: who resumes a capture by what Load returns must
-// not take that for a capture that never ran.
+// CorruptError says which captures' checkpoints are none that can be read, and why.
+type CorruptError struct{ Captures map[string]error }
+
+func (e *CorruptError) Error() string {
+	var all []error
+	for _, capture := range slices.Sorted(maps.Keys(e.Captures)) {
+		all = append(all, e.Captures[capture])
+	}
+	return errors.Join(all...).Error()
+}
+
+// Load returns the newest committed checkpoint of every capture, by name. Those that cannot be read are in a *CorruptError,
+// and the others are returned all the same. A log without the topic is kerr.UnknownTopicOrPartition, as is a broker that has
+// yet to learn of it: who resumes a capture by what Load returns must not take that for a capture that never ran.
 func Load(ctx context.Context, cl *kgo.Client) (map[string]Checkpoint, error) {
 	newest, err := load(ctx, cl)
 	if err != nil {
 		return nil, err
 	}
 	found := make(map[string]Checkpoint, len(newest))
+	corrupt := &CorruptError{Captures: map[string]error{}}
 	for capture, r := range newest {
-		if found[capture], err = decode(r); err != nil {
-			return nil, err
+		c, err := decode(r)
+		if err != nil {
+			corrupt.Captures[capture] = err
+			continue
 		}
+		found[capture] = c
+	}
+	if len(corrupt.Captures) > 0 {
+		return found, corrupt
 	}
 	return found, nil
 }
@@ -64,8 +86,17 @@ func load(ctx context.Context, cl *kgo.Client) (map[string]*kgo.Record, error) {
 
 func decode(r *kgo.Record) (Checkpoint, error) {
 	c, err := Decode(r.Value)
-	if err != nil {
+	if err == nil && c.Capture != string(r.Key) {
+		err = fmt.Errorf("decode checkpoint: the record of %q holds that of %q", r.Key, c.Capture)
+	}
+	var fatal *sources.FatalError
+	switch {
+	case errors.As(err, &fatal): // which says what to do
 		return Checkpoint{}, fmt.Errorf("load checkpoints: %s offset %d: %w", Topic, r.Offset, err)
+	case err != nil:
+		return Checkpoint{}, sources.Fatal(fmt.Sprintf("weft checkpoint set %s POSITION --epoch N # N is above the number, in hexadecimal, that begins the "+
+			"header weft-seq of its topics' last records; POSITION may be null, for anew", r.Key),
+			"load checkpoints: %s offset %d cannot be read: %w", Topic, r.Offset, err)
 	}
 	return c, nil
 }
@@ -172,7 +203,7 @@ func Scan(ctx context.Context, cl *kgo.Client, topic string, partition int32, fr
 func fetch(ctx context.Context, leader *kgo.Broker, id [16]byte, topic string, partition int32, offset int64) (*kmsg.FetchResponseTopicPartition, error) {
 	p := kmsg.NewFetchRequestTopicPartition()
 	p.Partition, p.FetchOffset, p.CurrentLeaderEpoch = partition, offset, -1
-	p.PartitionMaxBytes = 4 << 20
+	p.PartitionMaxBytes = 1 << 20 // as it is on the wire; in memory it may be twenty times that
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.TopicID = topic, id
 	t.Partitions = append(t.Partitions, p)

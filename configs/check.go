@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -18,13 +19,16 @@ var (
 	topicPart   = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
 )
 
+// nameRule is captureName in words. Slots, transactional ids and the keys of records are made of a capture's name.
+const nameRule = "1 to 50 of a-z, 0-9, '_' and '-', and begin with a letter or digit"
+
 // maxMemory bounds each setting that is an amount of memory; more is taken for a typing error.
 const maxMemory = GiB
 
 // check reports what is wrong between fields and in values, beyond their types. It only looks at fields that were read
 // without an error, so that one mistake is reported once.
 func (d *decoder) check(c *Config) {
-	d.require("", "log", "captures")
+	d.require("", "log")
 	if d.set("log") {
 		d.checkLog(&c.Log)
 	}
@@ -33,38 +37,44 @@ func (d *decoder) check(c *Config) {
 			d.wrong(p, "%q is not HOST:PORT; write 127.0.0.1:9464, or :9464 for every address", c.Admin.Listen)
 		}
 	}
+	if p := "fleet"; d.good(p) && !captureName.MatchString(c.Fleet) {
+		d.wrong(p, "must be %s", nameRule)
+	}
+	d.checkArchives(&c.Archives)
 	d.checkTopics("topics", &c.Topics)
 	if p := "topics.replication"; d.good(p) && d.set("log.embedded") && c.Topics.Replication > 1 {
 		d.wrong(p, "the embedded log keeps one copy; remove the line, or use brokers")
 	}
-	if d.set("captures") && len(c.Captures) == 0 && d.clean("captures") {
-		d.fail("captures", d.at["captures"], "the list is empty; add a capture with name, source and tables")
-	}
-	unnamed := false
 	for i := range c.Captures {
-		path := fmt.Sprintf("captures[%d]", i)
-		inherit(d, path+".topics", &c.Captures[i].Topics, c.Topics.TopicOptions)
-		if c.Captures[i].Topics.Prefix == "" && !unnamed && d.clean("topics") && d.clean(path+".topics") {
-			unnamed = true // once is enough: one line mends all
-			where := "topics"
-			if !d.set(where) {
-				where = ""
-			}
-			d.fail(where, d.at[where], "topics need a prefix, for the file or for each capture; write topics: {prefix: NAME}")
-		}
-		d.checkCapture(path, &c.Captures[i], c.Log.Profile)
-		if p := path + ".topics.cleanup"; d.set("log.embedded") && c.Captures[i].Topics.Cleanup == Compact {
-			if !d.set(p) {
-				p = "topics.cleanup"
-			}
-			if d.good(p) {
-				d.wrong(p, "the embedded log cannot hold compaction back from records that are not checkpointed yet; write delete, or use brokers")
-			}
-		}
+		d.checkCaptureIn(c, fmt.Sprintf("captures[%d]", i), &c.Captures[i])
 	}
 	d.checkOverlaps(c.Captures)
 	if c.Log.Profile == WarpStream {
 		d.refuseRetentionBytes("topics", c.Topics.Settings)
+	}
+}
+
+// checkCaptureIn fills in what the capture takes from the file's topics block, and checks the capture.
+func (d *decoder) checkCaptureIn(c *Config, path string, capture *Capture) {
+	topics := join(path, "topics")
+	inherit(d, topics, &capture.Topics, c.Topics.TopicOptions)
+	if capture.Topics.Prefix == "" && !d.unnamed && d.clean("topics") && d.clean(topics) {
+		d.unnamed = true // once is enough: one line mends all
+		where := "topics"
+		if !d.set(where) {
+			where = ""
+		}
+		d.fail(where, d.at[where], "topics need a prefix, for the file or for each capture; write topics: {prefix: NAME}")
+	}
+	d.checkCapture(path, capture, c.Log.Profile)
+	if c.Log.Embedded != nil && capture.Topics.Cleanup == Compact {
+		p := join(topics, "cleanup")
+		if !d.set(p) {
+			p = "topics.cleanup"
+		}
+		if d.clean(p) {
+			d.wrong(p, "the embedded log cannot hold compaction back from records that are not checkpointed yet; write delete, or use brokers")
+		}
 	}
 }
 
@@ -110,6 +120,22 @@ func (d *decoder) notEmpty(path string, fields map[string]string) {
 func (d *decoder) memory(path string, size Bytes) {
 	if d.good(path) && (size <= 0 || size > maxMemory) {
 		d.wrong(path, "must be above 0 and at most %s", maxMemory)
+	}
+}
+
+func (d *decoder) checkArchives(a *Archives) {
+	d.require("archives", "bucket")
+	if p := "archives.bucket"; d.good(p) {
+		u, err := url.Parse(string(a.Bucket))
+		if err != nil || !slices.Contains([]string{"file", "s3", "gs", "azblob"}, u.Scheme) {
+			d.wrong(p, "must be the URL of a bucket: file:///DIR, s3://NAME, gs://NAME or azblob://NAME")
+		}
+	}
+	if p := "archives.every"; d.good(p) && a.Every < time.Minute {
+		d.wrong(p, "must be at least 1m; leave the field out for archives on command alone")
+	}
+	if p := "archives.keep"; d.good(p) && a.Keep < 1 {
+		d.wrong(p, "must be at least 1")
 	}
 }
 
@@ -190,7 +216,7 @@ func inherit(d *decoder, path string, own *TopicOptions, from TopicOptions) {
 func (d *decoder) checkCapture(path string, c *Capture, profile Profile) {
 	d.require(path, "name", "source", "tables")
 	if p := join(path, "name"); d.good(p) && !captureName.MatchString(c.Name) {
-		d.wrong(p, "must be 1 to 50 of a-z, 0-9, '_' and '-', and begin with a letter or digit")
+		d.wrong(p, "must be %s", nameRule)
 	}
 	if p := join(path, "tables"); d.good(p) {
 		if len(c.Tables) == 0 {
@@ -199,15 +225,34 @@ func (d *decoder) checkCapture(path string, c *Capture, profile Profile) {
 		d.checkTables(p, c.Tables)
 	}
 	d.checkKeys(path, c)
-	d.checkTopicOptions(path+".topics", &c.Topics)
+	d.checkSnapshot(path, c)
+	d.checkTopicOptions(join(path, "topics"), &c.Topics)
 	if profile == WarpStream {
-		d.refuseRetentionBytes(path+".topics", c.Topics.Settings)
+		d.refuseRetentionBytes(join(path, "topics"), c.Topics.Settings)
 	}
-	d.memory(path+".buffer.read_ahead", c.Buffer.ReadAhead)
-	d.memory(path+".buffer.batch", c.Buffer.Batch)
-	if p := path + ".buffer"; d.good(p) && c.Buffer.Batch > c.Buffer.ReadAhead {
+	d.memory(join(path, "buffer.read_ahead"), c.Buffer.ReadAhead)
+	d.memory(join(path, "buffer.batch"), c.Buffer.Batch)
+	if p := join(path, "buffer"); d.good(p) && c.Buffer.Batch > c.Buffer.ReadAhead {
 		d.wrong(p, "batch (%s) must not exceed read_ahead (%s)", c.Buffer.Batch, c.Buffer.ReadAhead)
 	}
+}
+
+// checkSnapshot refuses what the kind of database cannot do, where it is asked for.
+func (d *decoder) checkSnapshot(path string, c *Capture) {
+	_, can := c.Source.(sources.Snapshotter)
+	if p := join(path, "snapshot"); !can && c.Source != nil {
+		if d.good(p) && c.Snapshot == SnapshotInitial {
+			d.wrong(p, "rows from before the capture cannot be read from a database of type %s; remove the line, or write never", c.SourceType)
+		}
+		c.Snapshot = SnapshotNever
+	}
+	if p := join(path, "snapshot_options.parallel"); d.good(p) && (c.SnapshotOptions.Parallel < 1 || c.SnapshotOptions.Parallel > 32) {
+		d.wrong(p, "must be at least 1 and at most 32")
+	}
+	if p := join(path, "snapshot_options.rows_per_second"); d.good(p) && c.SnapshotOptions.RowsPerSecond < 0 {
+		d.wrong(p, "must be above 0, or 0 for no bound")
+	}
+	d.memory(join(path, "snapshot_options.chunk"), c.SnapshotOptions.Chunk)
 }
 
 // checkTables reports names that are no table's and names that are there twice.
@@ -228,7 +273,7 @@ func (d *decoder) checkTables(path string, tables []string) {
 
 func (d *decoder) checkKeys(path string, c *Capture) {
 	for _, table := range slices.Sorted(maps.Keys(c.Keys)) {
-		p, columns := fmt.Sprintf("%s.keys[%s]", path, quote(table)), c.Keys[table]
+		p, columns := fmt.Sprintf("%s[%s]", join(path, "keys"), quote(table)), c.Keys[table]
 		if !d.good(p) {
 			continue
 		}
@@ -240,16 +285,10 @@ func (d *decoder) checkKeys(path string, c *Capture) {
 			d.wrong(p, "name at least one column, and no empty one, such as [id]")
 		case len(slices.Compact(sorted)) < len(columns):
 			d.wrong(p, "a column is listed twice; keep one")
-		case d.good(path+".tables") && !slices.ContainsFunc(c.Tables, func(pattern string) bool { return matches(pattern, table) }):
+		case d.good(join(path, "tables")) && !slices.ContainsFunc(c.Tables, func(pattern string) bool { return sources.MatchTable(pattern, table) }):
 			d.wrong(p, "the table is not among the capture's tables; add it to tables, or remove the key")
 		}
 	}
-}
-
-// matches tells whether * and ? of a table pattern, which match within a part of the name, give the table.
-func matches(pattern, table string) bool {
-	patterns, parts := strings.Split(pattern, "."), strings.Split(table, ".")
-	return slices.EqualFunc(patterns, parts, sources.MatchGlob)
 }
 
 // checkOverlaps reports captures that have the same name, and tables that two captures would write to the same topic. Two

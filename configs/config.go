@@ -6,6 +6,7 @@
 package configs
 
 import (
+	"encoding/json"
 	"time"
 
 	"weft/sources"
@@ -13,11 +14,16 @@ import (
 
 // Config is a whole, valid config file with all defaults filled in. Parse and Load make it.
 type Config struct {
+	// File is the path that Load read it from.
+	File string `yaml:"-" json:"-"`
+
 	Log      Log       `yaml:"log" json:"log" jsonschema:"The Kafka-compatible log that records and checkpoints are written to: embedded or brokers."`
 	Topics   Topics    `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"The topics that tables are written to."`
 	Logging  Logging   `yaml:"logging,omitempty" json:"logging,omitempty" jsonschema:"The daemon's own messages, on standard error."`
 	Admin    Admin     `yaml:"admin,omitempty" json:"admin,omitempty" jsonschema:"Where the daemon tells of itself: /metrics, /healthz and /readyz."`
-	Captures []Capture `yaml:"captures" json:"captures" jsonschema:"What is captured: one entry a database."`
+	Fleet    string    `yaml:"fleet,omitempty" json:"fleet,omitempty" jsonschema:"Daemons of the same fleet share the captures that are registered for it. Default default."`
+	Archives Archives  `yaml:"archives,omitempty" json:"archives,omitempty" jsonschema:"Images of tables in a bucket, made from the log."`
+	Captures []Capture `yaml:"captures,omitempty" json:"captures,omitempty" jsonschema:"What is captured: one entry a database. More can be registered while the daemon runs."`
 }
 
 // Log says which log to write to. Exactly one of Embedded and Brokers is set.
@@ -101,6 +107,13 @@ type Logging struct {
 	Format Format `yaml:"format,omitempty" json:"format,omitempty" jsonschema:"text (default) or json, one object a line."`
 }
 
+// Archives says where images of tables are kept and when they are made.
+type Archives struct {
+	Bucket Secret        `yaml:"bucket,omitempty" json:"bucket,omitempty" jsonschema:"URL of the bucket: file:///DIR, s3://NAME, gs://NAME or azblob://NAME, each with ?prefix=weft/ and other parameters of gocloud.dev."`
+	Every  time.Duration `yaml:"every,omitempty" json:"every,omitempty" jsonschema:"How often the daemon archives each table. Default: never, only on command."`
+	Keep   int           `yaml:"keep,omitempty" json:"keep,omitempty" jsonschema:"How many archives of a table the daemon keeps. Default 28."`
+}
+
 // Admin says where the daemon answers HTTP.
 type Admin struct {
 	Enabled bool   `yaml:"enabled,omitempty" json:"enabled,omitempty" jsonschema:"false turns it off. Default true."`
@@ -111,15 +124,27 @@ type Admin struct {
 type Capture struct {
 	Name string `yaml:"name" json:"name" jsonschema:"Unique in the log, and never to be changed: checkpoints are kept under it."`
 	// SourceType is the source's type field: its key in sources/all.
-	SourceType string              `yaml:"-" json:"-"`
-	Source     sources.Config      `yaml:"source" json:"source" jsonschema:"The database to read; type says which kind."`
-	Tables     []string            `yaml:"tables" json:"tables" jsonschema:"Tables as SCHEMA.TABLE, or NAME where the database has no schemas; * and ? match within a part."`
-	Keys       map[string][]string `yaml:"keys,omitempty" json:"keys,omitempty" jsonschema:"Key columns, by table, of tables that have no primary key."`
-	Snapshot   Snapshot            `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"Whether rows from before the capture are read: never (default)."`
-	OnGap      OnGap               `yaml:"on_gap,omitempty" json:"on_gap,omitempty" jsonschema:"When the database has lost changes: stop (default), or continue after a gap record."`
+	SourceType string `yaml:"-" json:"-"`
+	// Written is the capture as one JSON object with the fields of the file, as they are written there: variables are not
+	// expanded. A secret that stands there itself is masked.
+	Written  json.RawMessage     `yaml:"-" json:"-"`
+	Source   sources.Config      `yaml:"source" json:"source" jsonschema:"The database to read; type says which kind."`
+	Tables   []string            `yaml:"tables" json:"tables" jsonschema:"Tables as SCHEMA.TABLE, or NAME where the database has no schemas; * and ? match within a part."`
+	Keys     map[string][]string `yaml:"keys,omitempty" json:"keys,omitempty" jsonschema:"Key columns, by table, of tables that have no primary key."`
+	Snapshot Snapshot            `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"Whether rows from before the capture are read: initial (default where the kind of database can) or never."`
+	// SnapshotOptions holds for every snapshot of the capture.
+	SnapshotOptions SnapshotOptions `yaml:"snapshot_options,omitempty" json:"snapshot_options,omitempty" jsonschema:"How fast tables are read."`
+	OnGap           OnGap           `yaml:"on_gap,omitempty" json:"on_gap,omitempty" jsonschema:"When the database has lost changes: stop (default), or continue after a gap record."`
 	// Topics is resolved: what the capture does not set is the file's topics block.
 	Topics TopicOptions `yaml:"topics,omitempty" json:"topics,omitempty" jsonschema:"What differs from the topics block for this capture."`
 	Buffer Buffer       `yaml:"buffer,omitempty" json:"buffer,omitempty" jsonschema:"Bounds of the memory that this capture uses."`
+}
+
+// SnapshotOptions says how tables are read beside the stream.
+type SnapshotOptions struct {
+	Parallel      int   `yaml:"parallel,omitempty" json:"parallel,omitempty" jsonschema:"Reads at a time, of several tables or parts of one: 1 to 32. Default 2."`
+	RowsPerSecond int   `yaml:"rows_per_second,omitempty" json:"rows_per_second,omitempty" jsonschema:"Most rows read in a second. Default 0: no bound."`
+	Chunk         Bytes `yaml:"chunk,omitempty" json:"chunk,omitempty" jsonschema:"Most bytes of one read; twice as many as there are reads are held. Default 4MiB."`
 }
 
 // Buffer bounds a capture's memory.

@@ -48,6 +48,10 @@ type decoder struct {
 	types   map[string]string   // the type field of each source, by the source's path
 	shown   map[position]bool   // scalars that an excerpt may show
 	secrets []string            // texts of secret fields and of variables
+
+	// literals are secrets that stand in the text themselves, with their paths.
+	literals map[position]string
+	unnamed  bool // that topics lack a prefix was reported
 }
 
 // value is what decode is told of the place of a value.
@@ -63,7 +67,6 @@ var (
 	secretType   = reflect.TypeFor[Secret]()
 	settingsType = reflect.TypeFor[Settings]()
 	sourceType   = reflect.TypeFor[sources.Config]()
-	captureType  = reflect.TypeFor[Capture]()
 )
 
 func (d *decoder) fail(path string, at position, format string, args ...any) {
@@ -208,8 +211,8 @@ func (d *decoder) decodeList(n ast.Node, at value, v reflect.Value) {
 	for i, entry := range list.Values {
 		setDefault(out.Index(i))
 		d.decode(entry, value{fmt.Sprintf("%s[%d]", at.path, i), at.secret}, out.Index(i))
-		if v.Type().Elem() == captureType {
-			out.Index(i).FieldByName("SourceType").SetString(d.types[fmt.Sprintf("%s[%d].source", at.path, i)])
+		if c, ok := out.Index(i).Addr().Interface().(*Capture); ok {
+			d.describeCapture(entry, fmt.Sprintf("%s[%d]", at.path, i), c)
 		}
 	}
 	v.Set(out)
@@ -324,10 +327,8 @@ type scalar struct {
 func (d *decoder) readScalar(n ast.Node, at value, expected string) (scalar, bool) {
 	s := scalar{form: "string"}
 	switch n := n.(type) {
-	case *ast.StringNode:
-		s.text = n.Value
-	case *ast.LiteralNode:
-		s.text = n.Value.Value
+	case *ast.StringNode, *ast.LiteralNode:
+		s.text = scalarText(n)
 	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
 		return scalar{text: n.GetToken().Value, form: "number"}, true
 	case *ast.BoolNode:
@@ -377,6 +378,9 @@ func (d *decoder) decodeScalar(n ast.Node, at value, v reflect.Value) {
 	}
 	if secret && s.text != "" {
 		d.secrets = append(d.secrets, s.text)
+		if holdsSecret(at.path, scalarText(n), v.Type() == secretType) {
+			d.literals[nodePosition(n)] = at.path
+		}
 	}
 	if !secret {
 		d.shown[nodePosition(n)] = true

@@ -22,8 +22,10 @@ func defaults() *Config {
 			Create:       true,
 			TopicOptions: TopicOptions{Partitions: 6, Dialect: JSONDialect, Cleanup: Delete},
 		},
-		Logging: Logging{Level: "info", Format: TextFormat},
-		Admin:   Admin{Enabled: true, Listen: DefaultAdminListen},
+		Archives: Archives{Keep: 28},
+		Logging:  Logging{Level: "info", Format: TextFormat},
+		Admin:    Admin{Enabled: true, Listen: DefaultAdminListen},
+		Fleet:    "default",
 	}
 }
 
@@ -37,8 +39,9 @@ var defaultOf = map[reflect.Type]any{
 	},
 	reflect.TypeFor[TLS](): TLS{Enabled: true},
 	reflect.TypeFor[Capture](): Capture{
-		Snapshot: SnapshotNever,
-		OnGap:    StopOnGap,
-		Buffer:   Buffer{ReadAhead: 16 * MiB, Batch: MiB},
+		Snapshot:        SnapshotInitial,
+		SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB},
+		OnGap:           StopOnGap,
+		Buffer:          Buffer{ReadAhead: 16 * MiB, Batch: MiB},
 	},
 }

@@ -44,5 +44,9 @@ func Load(path string) (*Config, error) {
 	if len(text) > maxSize {
 		return nil, fmt.Errorf("read config: %s is larger than 1 MiB; is it the right file?", path)
 	}
-	return Parse(path, text, os.LookupEnv)
+	c, err := Parse(path, text, os.LookupEnv)
+	if err == nil {
+		c.File = path
+	}
+	return c, err
 }

@@ -15,18 +15,8 @@ import (
 // parse reads a config file. Its error is Errors.
 func parse(name string, text []byte, env func(string) (string, bool), known kinds) (*Config, error) {
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	d := &decoder{
-		name:   name,
-		lines:  strings.Split(string(text), "\n"),
-		env:    env,
-		known:  known,
-		at:     map[string]position{},
-		blocks: map[string]bool{},
-		failed: map[string]bool{},
-		types:  map[string]string{},
-		shown:  map[position]bool{},
-	}
-	root := d.root(text)
+	d := newDecoder(name, text, env, known)
+	root := d.root(text, "the file is empty; it needs at least the field log")
 	if root == nil {
 		return nil, d.errs
 	}
@@ -41,8 +31,23 @@ func parse(name string, text []byte, env func(string) (string, bool), known kind
 	return c, nil
 }
 
-// root gives the only document of the file, or nil and an error in d.
-func (d *decoder) root(text []byte) ast.Node {
+func newDecoder(name string, text []byte, env func(string) (string, bool), known kinds) *decoder {
+	return &decoder{
+		name:     name,
+		lines:    strings.Split(string(text), "\n"),
+		env:      env,
+		known:    known,
+		at:       map[string]position{},
+		blocks:   map[string]bool{},
+		failed:   map[string]bool{},
+		types:    map[string]string{},
+		shown:    map[position]bool{},
+		literals: map[position]string{},
+	}
+}
+
+// root gives the only document of the file, or nil and an error in d, which is empty's where there is nothing in it.
+func (d *decoder) root(text []byte, empty string) ast.Node {
 	if line, column, ok := invalidUTF8(text); ok {
 		d.fail("", position{line, column}, "the file is not UTF-8 text")
 		return nil
@@ -67,7 +72,7 @@ func (d *decoder) root(text []byte) ast.Node {
 		}
 	}
 	if root == nil || root.Type() == ast.NullType {
-		d.fail("", position{1, 1}, "the file is empty; it needs at least the fields log, topics and captures")
+		d.fail("", position{1, 1}, "%s", empty)
 		return nil
 	}
 	return root

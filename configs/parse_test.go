@@ -24,6 +24,13 @@ captures:
     tables: [public.orders]
 `
 
+// unwritten drops what TestWritten looks at.
+func unwritten(c *Config) {
+	for i := range c.Captures {
+		c.Captures[i].Written = nil
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	got, err := parse("weft.yaml", []byte(smallest), lookup, fakeKinds())
 	if err != nil {
@@ -37,15 +44,18 @@ func TestDefaults(t *testing.T) {
 			},
 			Profile: Kafka, ClientID: "weft", Compression: LZ4, Commit: Commit{Bytes: 16 * MiB, Interval: time.Second},
 		},
-		Topics:  Topics{Replication: -1, Create: true, TopicOptions: topics},
-		Logging: Logging{Level: "info", Format: TextFormat},
-		Admin:   Admin{Enabled: true, Listen: "127.0.0.1:9464"},
+		Topics:   Topics{Replication: -1, Create: true, TopicOptions: topics},
+		Logging:  Logging{Level: "info", Format: TextFormat},
+		Admin:    Admin{Enabled: true, Listen: "127.0.0.1:9464"},
+		Archives: Archives{Keep: 28},
+		Fleet:    "default",
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake", Source: &fakeSource{URL: "u", Slot: "weft", Poll: time.Second},
-			Tables: []string{"public.orders"}, Snapshot: SnapshotNever, OnGap: StopOnGap,
+			Tables: []string{"public.orders"}, Snapshot: SnapshotNever, SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB}, OnGap: StopOnGap,
 			Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
 		}},
 	}
+	unwritten(got)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -71,9 +81,11 @@ func TestEveryField(t *testing.T) {
 			SASL:        &SASL{Mechanism: ScramSHA512, Username: "weft", Password: "hunter2word"},
 			Compression: Zstd, MaxRecord: 2 * MiB, Commit: Commit{Bytes: 4 * MiB, Interval: 250 * time.Millisecond},
 		},
-		Topics:  Topics{Replication: 3, TopicOptions: topics},
-		Logging: Logging{Level: "debug", Format: JSONFormat},
-		Admin:   Admin{Listen: ":9000"},
+		Topics:   Topics{Replication: 3, TopicOptions: topics},
+		Logging:  Logging{Level: "debug", Format: JSONFormat},
+		Admin:    Admin{Listen: ":9000"},
+		Archives: Archives{Bucket: "s3://backups?region=eu-central-1", Every: 6 * time.Hour, Keep: 7},
+		Fleet:    "shop",
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake",
 			Source: &fakeSource{
@@ -81,7 +93,8 @@ func TestEveryField(t *testing.T) {
 				Temp: true, Columns: map[string]string{"a": "b"}, TLS: fakeTLS{CA: "x"},
 			},
 			Tables: []string{"public.orders", "public.*", "public.log"},
-			Keys:   map[string][]string{"public.log": {"id", "at"}}, Snapshot: SnapshotNever, OnGap: ContinueOnGap,
+			Keys:   map[string][]string{"public.log": {"id", "at"}}, Snapshot: SnapshotNever,
+			SnapshotOptions: SnapshotOptions{Parallel: 4, RowsPerSecond: 5000, Chunk: MiB}, OnGap: ContinueOnGap,
 			// A compacted topic does not take the retention of the topics block.
 			Topics: TopicOptions{Prefix: "orders", Partitions: 1, Dialect: DebeziumDialect, Cleanup: Compact, Settings: Settings{
 				"min.insync.replicas": "2", "unclean.leader.election.enable": "false", "segment.bytes": "2000",
@@ -89,9 +102,10 @@ func TestEveryField(t *testing.T) {
 			Buffer: Buffer{ReadAhead: 1e6, Batch: 4096},
 		}, {
 			Name: "billing_2", SourceType: "sqlite", Source: &fakeSource{URL: "file:a.dbx"}, Tables: []string{"invoice"},
-			Snapshot: SnapshotNever, OnGap: StopOnGap, Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
+			Snapshot: SnapshotNever, SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB}, OnGap: StopOnGap, Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
 		}},
 	}
+	unwritten(got)
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b Secret) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -84,16 +84,14 @@ func (Format) values() []string { return []string{"text", "json"} }
 // Snapshot says whether rows that are older than the capture are read.
 type Snapshot string
 
-// SnapshotNever captures changes only.
-const SnapshotNever Snapshot = "never"
+const (
+	// SnapshotInitial reads the tables when the capture begins, those that are added later, and all of them after a gap.
+	SnapshotInitial Snapshot = "initial"
+	// SnapshotNever captures changes only, but for snapshots that somebody asks for.
+	SnapshotNever Snapshot = "never"
+)
 
-// UnmarshalText reads the text form.
-func (s *Snapshot) UnmarshalText(text []byte) error {
-	if *s = Snapshot(text); *s != SnapshotNever {
-		return errors.New("expected never, since this version reads no rows from before the capture began")
-	}
-	return nil
-}
+func (Snapshot) values() []string { return []string{"initial", "never"} }
 
 // OnGap says what to do when the datastore no longer has every change since the checkpoint.
 type OnGap string

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"weft/sources"
 )
 
 func TestBytes(t *testing.T) {
@@ -112,7 +114,7 @@ func TestMatches(t *testing.T) {
 		{"public[.]x", "public.x", false},
 		{"publicXorders", "public.orders", false},
 	} {
-		if got := matches(test.pattern, test.table); got != test.want {
+		if got := sources.MatchTable(test.pattern, test.table); got != test.want {
 			t.Errorf("%s matches %s: %v", test.pattern, test.table, got)
 		}
 	}

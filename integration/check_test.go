@@ -33,7 +33,7 @@ func checkAndMend(t *testing.T, postgres string, to logKind) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := c.Exec(context.Background(), "DROP ROLE "+name); err != nil {
+		if _, err := c.Exec(context.Background(), "DROP OWNED BY "+name+"; DROP ROLE "+name); err != nil {
 			t.Error(err)
 		}
 		c.Close(context.Background())

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -87,13 +89,29 @@ var pgTables = []pgTable{
 		ddl:  `CREATE TABLE counters(id int PRIMARY KEY, n bigint, c int)`,
 		rows: `jsonb_build_object('id', id, 'n', n, 'c', c)`,
 	},
+	{
+		// Its columns come, go, and change their type and name while it is written to.
+		name: "evolving", key: []string{"id"},
+		ddl:  `CREATE TABLE evolving(id int PRIMARY KEY, n bigint, kind int)`,
+		rows: `to_jsonb(evolving)`,
+	},
+	{
+		name: hostile, key: []string{`k"e'y`},
+		ddl:  `CREATE TABLE "a""; drop--"("k""e'y" text PRIMARY KEY, n bigint, "va""l'; --" text)`,
+		rows: `jsonb_build_object('k"e''y', "k""e'y", 'n', n, 'va"l''; --', "va""l'; --")`,
+	},
 }
+
+// hostile is a name that whoever forgets to quote falls over.
+const hostile = `a"; drop--`
+
+func (p pgTable) ident() string { return pgx.Identifier{p.name}.Sanitize() }
 
 // keySQL is the key of the row OLD or NEW as a JSON object.
 func (p pgTable) keySQL(of string) string {
 	var parts []string
 	for _, column := range p.key {
-		parts = append(parts, fmt.Sprintf("'%s', %s.%s", column, of, column))
+		parts = append(parts, fmt.Sprintf("'%s', %s.%s", strings.ReplaceAll(column, "'", "''"), of, pgx.Identifier{column}.Sanitize()))
 	}
 	return "jsonb_build_object(" + strings.Join(parts, ", ") + ")"
 }
@@ -105,18 +123,18 @@ func newPGOrigin(t testing.TB, name string) *pgOrigin {
 	t.Helper()
 	o := &pgOrigin{newDatabase(t, server(t, "WEFT_TEST_POSTGRES_NEWEST"), name)}
 	schema := []string{"CREATE SEQUENCE n; CREATE TABLE pulse(id int PRIMARY KEY); CREATE TABLE audit(tab text, op text, key jsonb, old_key jsonb, n bigint)"}
-	for _, p := range pgTables {
+	for i, p := range pgTables {
 		schema = append(schema, p.ddl, fmt.Sprintf(`
-			CREATE FUNCTION audit_%[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-				IF TG_OP = 'INSERT' THEN INSERT INTO audit VALUES ('%[1]s', 'c', %[2]s, NULL, NEW.n);
-				ELSIF TG_OP = 'DELETE' THEN INSERT INTO audit VALUES ('%[1]s', 'd', %[3]s, NULL, NULL);
-				ELSIF TG_OP = 'TRUNCATE' THEN INSERT INTO audit VALUES ('%[1]s', 't', NULL, NULL, NULL);
-				ELSE INSERT INTO audit VALUES ('%[1]s', 'u', %[2]s, %[3]s, NEW.n); END IF;
+			CREATE FUNCTION audit_%[1]d() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				IF TG_OP = 'INSERT' THEN INSERT INTO audit VALUES (TG_TABLE_NAME, 'c', %[2]s, NULL, NEW.n);
+				ELSIF TG_OP = 'DELETE' THEN INSERT INTO audit VALUES (TG_TABLE_NAME, 'd', %[3]s, NULL, NULL);
+				ELSIF TG_OP = 'TRUNCATE' THEN INSERT INTO audit VALUES (TG_TABLE_NAME, 't', NULL, NULL, NULL);
+				ELSE INSERT INTO audit VALUES (TG_TABLE_NAME, 'u', %[2]s, %[3]s, NEW.n); END IF;
 				RETURN NULL;
 			END $$;
-			CREATE TRIGGER audit_rows AFTER INSERT OR UPDATE OR DELETE ON %[1]s FOR EACH ROW EXECUTE FUNCTION audit_%[1]s();
-			CREATE TRIGGER audit_truncate AFTER TRUNCATE ON %[1]s FOR EACH STATEMENT EXECUTE FUNCTION audit_%[1]s()`,
-			p.name, p.keySQL("NEW"), p.keySQL("OLD")))
+			CREATE TRIGGER audit_rows AFTER INSERT OR UPDATE OR DELETE ON %[4]s FOR EACH ROW EXECUTE FUNCTION audit_%[1]d();
+			CREATE TRIGGER audit_truncate AFTER TRUNCATE ON %[4]s FOR EACH STATEMENT EXECUTE FUNCTION audit_%[1]d()`,
+			i, p.keySQL("NEW"), p.keySQL("OLD"), p.ident()))
 	}
 	if err := o.exec(t.Context(), strings.Join(schema, ";\n")); err != nil {
 		t.Fatal(err)
@@ -138,10 +156,21 @@ func (o *pgOrigin) capture() string {
 	for _, p := range pgTables {
 		names = append(names, "public."+p.name)
 	}
-	return fmt.Sprintf("source: {type: postgres, url: %q}, tables: [%s], snapshot: never", o.url, strings.Join(names, ", "))
+	return fmt.Sprintf("source: {type: postgres, url: %q}, tables: [%s], snapshot: never", o.url, quotedList(names))
 }
 
-func (o *pgOrigin) topic(table string) string { return "public." + table }
+func quotedList(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = strconv.Quote(name)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// topic: what Kafka does not take in a topic's name is an underscore.
+func (o *pgOrigin) topic(table string) string {
+	return "public." + regexp.MustCompile(`[^A-Za-z0-9._-]`).ReplaceAllString(table, "_")
+}
 
 func (o *pgOrigin) pulse(ctx context.Context, id int) error {
 	return o.exec(ctx, fmt.Sprintf("INSERT INTO pulse VALUES (%d)", id))
@@ -157,7 +186,7 @@ func (o *pgOrigin) tables(ctx context.Context, partitions int32) (map[string]tab
 	tables := map[string]table{}
 	for _, p := range pgTables {
 		want := table{partitions: partitions, rows: map[string]row{}, changes: map[string]int{}}
-		rows, err := c.Query(ctx, fmt.Sprintf("SELECT %s::text, (%s)::text FROM %s", p.keySQL(p.name), p.rows, p.name))
+		rows, err := c.Query(ctx, fmt.Sprintf("SELECT %s::text, (%s)::text FROM %s", p.keySQL(p.ident()), p.rows, p.ident()))
 		if err != nil {
 			return nil, err
 		}
@@ -240,7 +269,48 @@ func (o *pgOrigin) load(ctx context.Context, seed uint64) error {
 			return nil
 		})
 	}
-	return g.Wait()
+	g.Go(func() error { return o.evolve(ctx, seed) })
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	// Only a change tells a row's columns as they are now.
+	return o.exec(context.WithoutCancel(ctx), "UPDATE evolving SET n = nextval('n')")
+}
+
+// evolve changes the columns of the table evolving until ctx ends, every now and then in the middle of a transaction that
+// writes to it before and after.
+func (o *pgOrigin) evolve(ctx context.Context, seed uint64) error {
+	c, err := pgx.Connect(context.WithoutCancel(ctx), o.url)
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	r := rand.New(rand.NewPCG(seed, 1000))
+	const write = "INSERT INTO evolving SELECT g, nextval('n') FROM generate_series(1, 3) g ON CONFLICT (id) DO UPDATE SET n = excluded.n; "
+	for i := 0; ctx.Err() == nil; i++ {
+		for _, change := range []string{
+			"ADD COLUMN c%[1]d text DEFAULT 'default of %[1]d'",
+			"ALTER COLUMN kind TYPE text",
+			"RENAME COLUMN c%[1]d TO d%[1]d",
+			"ALTER COLUMN kind TYPE int USING NULL",
+			"DROP COLUMN d%[1]d",
+		} {
+			sql := "ALTER TABLE evolving " + strings.ReplaceAll(change, "%[1]d", strconv.Itoa(i)) + "; "
+			if r.IntN(2) == 0 {
+				sql = "BEGIN; " + write + sql + write + "COMMIT"
+			}
+			_, err := c.Exec(context.WithoutCancel(ctx), sql)
+			var refused *pgconn.PgError
+			if errors.As(err, &refused) && refused.Code == "40P01" { // a deadlock with the load
+				_, err = c.Exec(context.WithoutCancel(ctx), "ROLLBACK; ALTER TABLE evolving "+strings.ReplaceAll(change, "%[1]d", strconv.Itoa(i)))
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", sql, err)
+			}
+			time.Sleep(time.Duration(50+r.IntN(300)) * time.Millisecond)
+		}
+	}
+	return nil
 }
 
 func pgTransaction(ctx context.Context, c *pgx.Conn, r *rand.Rand) error {
@@ -257,7 +327,7 @@ func pgTransaction(ctx context.Context, c *pgx.Conn, r *rand.Rand) error {
 	}
 	for range statements {
 		sql, args := pgStatement(r)
-		for _, one := range strings.Split(sql, ";") {
+		for _, one := range strings.Split(sql, ";\n") {
 			if _, err := tx.Exec(ctx, one, args...); err != nil {
 				var refused *pgconn.PgError
 				// A key that another row has, or a deadlock: part of the load. The transaction leaves nothing.
@@ -268,10 +338,28 @@ func pgTransaction(ctx context.Context, c *pgx.Conn, r *rand.Rand) error {
 			}
 		}
 	}
-	if r.IntN(20) == 0 {
+	switch p := r.IntN(100); {
+	case p < 5:
 		return tx.Rollback(ctx)
+	case p < 9:
+		return inTwoPhases(ctx, c, r)
 	}
 	return tx.Commit(ctx)
+}
+
+// inTwoPhases prepares the transaction that c is in, and ends it a little later.
+func inTwoPhases(ctx context.Context, c *pgx.Conn, r *rand.Rand) error {
+	name := fmt.Sprintf("'load %x'", r.Uint64())
+	if _, err := c.Exec(ctx, "PREPARE TRANSACTION "+name); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond)
+	end := "COMMIT PREPARED "
+	if r.IntN(4) == 0 {
+		end = "ROLLBACK PREPARED "
+	}
+	_, err := c.Exec(ctx, end+name)
+	return err
 }
 
 // pgStatement is one of the load's statements, or several that take the same arguments.
@@ -291,7 +379,8 @@ func pgStatement(r *rand.Rand) (string, []any) {
 	case p < 520:
 		return `UPDATE orders SET n = nextval('n'), id = $2 WHERE id = $1`, []any{id(400), id(4000)}
 	case p < 580:
-		return `DELETE FROM orders WHERE id = $1::int AND $2::text <> '';` + upsertOrder, []any{id(400), amount}
+		return `DELETE FROM orders WHERE id = $1::int AND $2::text <> '';
+			` + upsertOrder, []any{id(400), amount}
 	case p < 650:
 		return `INSERT INTO docs VALUES ($1, nextval('n'), 'new', repeat(md5(random()::text), 200))
 			ON CONFLICT (slug) DO UPDATE SET n = excluded.n, body = excluded.body`, []any{slug()}
@@ -301,6 +390,13 @@ func pgStatement(r *rand.Rand) (string, []any) {
 		return `UPDATE docs SET n = nextval('n'), slug = $2 WHERE slug = $1`, []any{slug(), slug()}
 	case p < 835:
 		return `DELETE FROM docs WHERE slug = $1`, []any{slug()}
+	case p < 880:
+		return `INSERT INTO "a""; drop--" VALUES ($1, nextval('n'), $2) ON CONFLICT ("k""e'y") DO UPDATE SET n = excluded.n, "va""l'; --" = excluded."va""l'; --"`,
+			[]any{slug(), amount}
+	case p < 890:
+		return `DELETE FROM "a""; drop--" WHERE "k""e'y" = $1`, []any{slug()}
+	case p < 930:
+		return `INSERT INTO evolving(id, n) VALUES ($1, nextval('n')) ON CONFLICT (id) DO UPDATE SET n = excluded.n`, []any{id(60)}
 	case p < 980:
 		return `INSERT INTO counters VALUES ($1, nextval('n'), 1) ON CONFLICT (id) DO UPDATE SET n = excluded.n, c = counters.c + 1`, []any{id(20)}
 	case p < 990:

@@ -137,7 +137,8 @@ func canonicalOf(v any) (string, error) {
 	return string(b), err
 }
 
-// pulse tells when a capture has begun, and when it has caught up: by rows of a table for nothing else, whose key is id.
+// pulse tells when a capture has begun, and when it has caught up: by rows of a table for nothing else, whose key is id, or
+// _id as a text.
 type pulse struct {
 	insert        func(ctx context.Context, id int) error
 	broker, topic string
@@ -159,11 +160,14 @@ func (p *pulse) await(t testing.TB, d *daemon, limit time.Duration) {
 		}
 		records, err := readTopics(ctx, p.broker, p.topic)
 		for _, r := range records {
-			var key struct{ ID int }
+			var key struct {
+				ID       int
+				Document int `json:"_id,string"`
+			}
 			if err := decode(r.key, &key); err != nil {
 				return false, err
 			}
-			if key.ID >= first {
+			if max(key.ID, key.Document) >= first {
 				return true, nil
 			}
 		}

@@ -16,8 +16,9 @@ import (
 	"weft/sources"
 )
 
-// Check tells what all captures need of the log, without changing anything in it. cl is a client of l.
-func Check(ctx context.Context, l *Log, cl *kgo.Client, replication int) []sources.Finding {
+// Check tells what all captures need of the log, without changing anything in it. cl is a client of l, own are topics that
+// are needed beside that of checkpoints.
+func Check(ctx context.Context, l *Log, cl *kgo.Client, replication int, own ...OwnTopic) []sources.Finding {
 	p, err := l.profile()
 	if err != nil {
 		return []sources.Finding{sources.Found("brokers", err)}
@@ -25,6 +26,9 @@ func Check(ctx context.Context, l *Log, cl *kgo.Client, replication int) []sourc
 	k := &checker{log: l, profile: p, cl: cl, adm: kadm.NewClient(cl)}
 	if k.brokers(ctx, replication) {
 		k.topics(ctx, ownRights, checkpointTopic(replication, p))
+		for _, t := range own {
+			k.topics(ctx, ownRights, t.spec(replication, p))
+		}
 	}
 	return k.findings
 }

@@ -139,7 +139,12 @@ func (s *sequenced) remember(r *kgo.Record, epoch []byte) error {
 	if err != nil {
 		return fmt.Errorf("read %s[%d] offset %d: %w", r.Topic, r.Partition, r.Offset, err)
 	}
+	if row == nil {
+		s.rows[rowKey(r)+tombstone] = nil
+		return nil
+	}
 	s.rows[rowKey(r)] = row
+	delete(s.rows, rowKey(r)+tombstone)
 	return nil
 }
 
@@ -148,6 +153,11 @@ func (s *sequenced) skip(r *kgo.Record, seq []byte) (bool, error) {
 	case s.highest == nil:
 		return false, nil
 	case s.w.o.Polls:
+		if r.Value == nil { // skipped if its delete was
+			_, ok := s.rows[rowKey(r)+tombstone]
+			delete(s.rows, rowKey(r)+tombstone)
+			return ok, nil
+		}
 		was, ok := s.rows[rowKey(r)]
 		if !ok {
 			return false, nil
@@ -157,7 +167,11 @@ func (s *sequenced) skip(r *kgo.Record, seq []byte) (bool, error) {
 			return false, err
 		}
 		delete(s.rows, rowKey(r)) // whatever comes next for this key is newer
-		return bytes.Equal(was, row), nil
+		if !bytes.Equal(was, row) {
+			delete(s.rows, rowKey(r)+tombstone)
+			return false, nil
+		}
+		return true, nil
 	}
 	switch bytes.Compare(orderOf(seq), s.highest) {
 	case 1:
@@ -176,6 +190,9 @@ func orderOf(seq []byte) []byte { return seq[9 : len(seq)-2] }
 func place(r *kgo.Record, seq []byte) string {
 	return fmt.Sprintf("%s/%d/%s", r.Topic, r.Partition, seq)
 }
+
+// tombstone, after a rowKey, is where the tombstone of the delete that is kept there is.
+const tombstone = "\x00tombstone"
 
 func rowKey(r *kgo.Record) string { return r.Topic + "/" + string(r.Key) }
 

@@ -43,6 +43,7 @@ type topicSpec struct {
 	settings map[string]string
 	atLeast  map[string]int
 	create   bool
+	own      bool // an OwnTopic
 }
 
 // changeTopic is the spec of a table's topic, or of another topic of records, under this name.
@@ -62,11 +63,17 @@ func (t Topics) changeTopic(name string, p Profile) topicSpec {
 	return s
 }
 
-// checkpointTopic is the spec of checkpoint.Topic. Small segments keep it short: compaction leaves the active one alone,
-// and every start reads the whole topic.
-func checkpointTopic(replication int, p Profile) topicSpec {
+// OwnTopic is one of Weft's own topics: compacted, kept for ever, and read whole.
+type OwnTopic struct {
+	Name       string
+	Partitions int
+}
+
+// spec is the topic as it must be. Small segments keep it short: compaction leaves the active one alone, and every start
+// reads the whole topic.
+func (t OwnTopic) spec(replication int, p Profile) topicSpec {
 	s := topicSpec{
-		name: checkpoint.Topic, prefix: "__weft.", partitions: 1, replication: replication, create: true,
+		name: t.Name, prefix: "__weft.", partitions: t.Partitions, replication: replication, create: true, own: true,
 		settings: map[string]string{"cleanup.policy": "compact"},
 	}
 	if p.Segments {
@@ -76,6 +83,21 @@ func checkpointTopic(replication int, p Profile) topicSpec {
 		s.settings["retention.ms"], s.settings["retention.bytes"] = "-1", "-1"
 	}
 	return s
+}
+
+// checkpointTopic is the spec of checkpoint.Topic.
+func checkpointTopic(replication int, p Profile) topicSpec {
+	return OwnTopic{Name: checkpoint.Topic, Partitions: 1}.spec(replication, p)
+}
+
+// MakeTopic makes one of Weft's own topics where it is missing, and verifies it where it is not.
+func (l *Log) MakeTopic(ctx context.Context, cl *kgo.Client, t OwnTopic, replication int) error {
+	p, err := l.profile()
+	if err != nil {
+		return err
+	}
+	_, err = ensureTopic(ctx, cl, t.spec(replication, p))
+	return explain(err)
 }
 
 // gapTopic is the spec of the topic of gap records, which are few and kept for ever.
@@ -100,6 +122,16 @@ func TopicOf(prefix string, t *sources.Table) string {
 		return '_'
 	}, t.String())
 	return prefix + "." + name
+}
+
+// Ensure makes a topic of records with these settings, or refuses one that is there with others. It returns the number of
+// partitions.
+func (t Topics) Ensure(ctx context.Context, l *Log, cl *kgo.Client, name string) (int, error) {
+	p, err := l.profile()
+	if err != nil {
+		return 0, err
+	}
+	return ensureTopic(ctx, cl, t.changeTopic(name, p))
 }
 
 // ensureTopic makes the topic if it is missing, reads its settings back either way (a log may ignore one without an
@@ -131,6 +163,10 @@ func (s topicSpec) errMissing() error {
 func (s topicSpec) checkPartitions(found int) error {
 	if found == s.partitions {
 		return nil
+	}
+	if s.own {
+		return sources.Fatal("make it again with that many partitions, while no daemon runs, and copy its records",
+			"topic %q has %d partitions, Weft makes it with %d; keys would change their partition", s.name, found, s.partitions)
 	}
 	return sources.Fatal(
 		fmt.Sprintf("set topics.partitions: %d, or give the capture another topics.prefix", found),

@@ -32,6 +32,8 @@ type Options struct {
 	Polls bool
 	// Version of Weft.
 	Version string
+	// Epoch, where it is not 0, is taken for the present one instead of reading the checkpoint, which is as if there were none.
+	Epoch uint32
 }
 
 // Writer writes one capture's records and checkpoints. It is used by one goroutine. After an error of any method it is
@@ -59,9 +61,13 @@ type Writer struct {
 	records []kgo.Record
 	headers []kgo.RecordHeader
 
-	changes int64 // since the last commit
-	bytes   int
-	since   time.Time // of the first uncommitted change
+	snapshot *checkpoint.Snapshot // for the next commit; nil: as it is
+	sweeps   map[string]*Sweep    // that watch a topic, by its name
+	partial  bool                 // what was written ends inside a source transaction
+	changes  int64                // since the last commit
+	rows     int64                // of snapshots, likewise
+	bytes    int
+	since    time.Time // of the first uncommitted change
 
 	mu  sync.Mutex
 	err error // the first failed produce
@@ -144,6 +150,10 @@ func (w *Writer) open(ctx context.Context) error {
 	if _, _, err := w.cl.ProducerID(ctx); err != nil {
 		return explain(fmt.Errorf("open the capture's producer: %w", err))
 	}
+	if w.o.Epoch != 0 {
+		w.cp = checkpoint.Checkpoint{Capture: w.o.Capture, Epoch: w.o.Epoch}
+		return nil
+	}
 	cp, ok, err := checkpoint.LoadOne(ctx, w.cl, w.o.Capture)
 	if err != nil {
 		return explain(err)
@@ -173,6 +183,9 @@ func (w *Writer) Above() []byte { return w.delivery.above() }
 // Pending tells how many bytes are written and not committed, and since when; zero for none.
 func (w *Writer) Pending() (bytes int, since time.Time) { return w.bytes, w.since }
 
+// Rows tells how many changes of snapshots, rows as a rule, are written and not committed.
+func (w *Writer) Rows() int64 { return w.rows }
+
 // Buffered tells how many bytes are on their way to the brokers, of how many at most. Any goroutine may call it.
 func (w *Writer) Buffered() (bytes, limit int64) {
 	return w.cl.BufferedProduceBytes(), int64(w.o.Log.bufferBytes(w.profile))
@@ -184,7 +197,14 @@ func (w *Writer) Ready() time.Time { return w.delivery.ready() }
 
 // Write encodes a change and hands its records to the client, blocking while as much as allowed is buffered. It keeps
 // nothing of c.
-func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
+func (w *Writer) Write(ctx context.Context, c *sources.Change) error { return w.write(ctx, c, nil) }
+
+// writeDelete is Write for the delete of a row of which only the record's key is left.
+func (w *Writer) writeDelete(ctx context.Context, t *sources.Table, key, order []byte) error {
+	return w.write(ctx, &sources.Change{Op: sources.OpDelete, Cause: sources.CauseSnapshot, Table: t, Order: order}, key)
+}
+
+func (w *Writer) write(ctx context.Context, c *sources.Change, key []byte) error {
 	if err := w.failed(); err != nil {
 		return err
 	}
@@ -200,7 +220,11 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
 	}
 	w.seq = appendSeq(w.seq[:0], w.cp.Epoch, c.Order)
 	w.room()
-	w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
+	if key == nil {
+		w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
+	} else {
+		w.slab, w.encoded, err = w.enc.EncodeDelete(w.slab, w.encoded[:0], c.Table, key, w.seq)
+	}
 	if err != nil {
 		return fmt.Errorf("encode change of %s: %w", name(c), err)
 	}
@@ -209,9 +233,17 @@ func (w *Writer) Write(ctx context.Context, c *sources.Change) error {
 			return err
 		}
 	}
-	w.changes++
+	if c.Op == sources.OpRead || c.Cause != sources.CauseStream {
+		w.rows++
+	} else {
+		w.changes++
+	}
 	return nil
 }
+
+// SetSnapshot sets how far the snapshot has come. It is committed together with what is written before the next Commit or
+// NextEpoch. It must not be changed afterwards.
+func (w *Writer) SetSnapshot(s *checkpoint.Snapshot) { w.snapshot = s }
 
 // slabBytes is the size of the memory that records are cut from: large enough that its allocation costs nothing a
 // record, small enough that what a slow broker holds back is not much more than the records themselves.
@@ -229,6 +261,11 @@ func (w *Writer) room() {
 }
 
 func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *envelope.Record) error {
+	if len(w.sweeps) > 0 && len(e.Key) > 0 {
+		if s := w.sweeps[r.topic]; s != nil {
+			s.touch(e.Key)
+		}
+	}
 	at := len(w.slab)
 	w.slab = append(append(w.slab, w.seq...), e.Ordinal)
 	seq := w.slab[at:len(w.slab):len(w.slab)]
@@ -366,6 +403,9 @@ func name(c *sources.Change) string {
 	return c.Table.String()
 }
 
+// Inside tells whether what was written so far ends inside a source transaction, for the checkpoints that follow.
+func (w *Writer) Inside(transaction bool) { w.partial = transaction }
+
 // Commit makes what was written since the last commit visible together with a checkpoint at p. all says that the source
 // had nothing more at that moment. Nothing is known to be committed unless it returns nil; after an error, whether it was
 // is for the next writer to find out.
@@ -410,6 +450,14 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 		}
 	}
 	cp.Changes += w.changes
+	if w.changes+w.rows > 0 {
+		cp.Seq, cp.Partial = string(w.seq), w.partial
+	} else if !w.partial {
+		cp.Partial = false
+	}
+	if w.snapshot != nil {
+		cp.Snapshot = w.snapshot
+	}
 	// A commit under way is not cancelled, since its outcome would be unknown; only a deadline ends it.
 	deadline, ok := ctx.Deadline()
 	if latest := time.Now().Add(50 * time.Second); !ok || deadline.After(latest) {
@@ -420,7 +468,7 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 	if err := w.delivery.commit(ctx, cp, all); err != nil {
 		return explain(fenced(err))
 	}
-	w.cp, w.changes, w.bytes, w.since = cp, 0, 0, time.Time{}
+	w.cp, w.snapshot, w.changes, w.rows, w.bytes, w.since = cp, nil, 0, 0, 0, time.Time{}
 	return nil
 }
 

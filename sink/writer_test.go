@@ -96,6 +96,40 @@ func TestPollsAreToldByRow(t *testing.T) {
 	expect(t, values(records(t, l, o.Topics.Prefix+".public.items")), `{"{\"id\":1}":["a","b"],"{\"id\":2}":["c","e"],"{\"id\":3}":["d","d"]}`)
 }
 
+// A delete and its tombstone that a poll repeats are told by the row too; another delete after a create is written whole.
+func TestPolledDeletesAreToldByRow(t *testing.T) {
+	l, _ := embeddedLog(t, t.TempDir())
+	o := options(l)
+	o.Polls = true
+	w := open(t, o)
+	write(t, w, create(1, "1", "a"))
+	commit(t, w, `1`, true)
+	gone := func(n int, id, v string) *sources.Change {
+		c := create(n, id, v)
+		c.Op, c.Before, c.After = sources.OpDelete, c.After, nil
+		return c
+	}
+	write(t, w, gone(2, "1", "a"), gone(3, "2", "b"), create(4, "2", "c"))
+	if err := w.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w = open(t, o)
+	write(t, w, gone(5, "1", "a"), gone(6, "2", "d"))
+	commit(t, w, `2`, true)
+	var tombstones, deletes int
+	for _, r := range records(t, l, o.Topics.Prefix+".public.items") {
+		switch {
+		case strings.HasSuffix(r.at, ".1"):
+			tombstones++
+		case strings.HasSuffix(r.at, ".0"):
+			deletes++
+		}
+	}
+	if deletes != 3 || tombstones != 3 {
+		t.Errorf("the topic holds %d deletes and %d tombstones, want 3 of each", deletes, tombstones)
+	}
+}
+
 func TestSecondWriterFencesTheFirst(t *testing.T) {
 	l := kafkaLog(t)
 	o := options(l)

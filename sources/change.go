@@ -12,9 +12,22 @@ const (
 	OpMessage  Op = 'm' // a message written into the datastore's log; see Message
 )
 
+// Cause is what brought a change about.
+type Cause uint8
+
+const (
+	// CauseStream: the datastore's stream told it.
+	CauseStream Cause = iota
+	// CauseSnapshot: a snapshot put it between the stream's changes, to which it adds nothing that the datastore did.
+	CauseSnapshot
+	// CauseRepair is CauseSnapshot for a key whose row in the topic was found to be wrong.
+	CauseRepair
+)
+
 // Change is one event of one table, in source order.
 type Change struct {
-	Op Op
+	Op    Op
+	Cause Cause
 	// Table is the table as it was when the change was made; nil for OpMessage. A source returns the same pointer as
 	// long as nothing about the table changes.
 	Table *Table

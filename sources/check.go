@@ -25,6 +25,8 @@ type CheckOptions struct {
 	PositionUnknown bool
 	// Captures names all captures of the log, so that what one of them left at the datastore is not taken for forgotten.
 	Captures []string
+	// Snapshot says that the capture reads its tables too, beside their changes.
+	Snapshot bool
 }
 
 // Finding is one thing that a check has looked at.

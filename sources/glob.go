@@ -1,5 +1,10 @@
 package sources
 
+import (
+	"slices"
+	"strings"
+)
+
 // MatchGlob tells whether a pattern of OpenOptions.Tables matches the whole of one part of a table's name: * stands for
 // any characters, ? for any one.
 func MatchGlob(pattern, name string) bool {
@@ -25,4 +30,9 @@ func MatchGlob(pattern, name string) bool {
 		i++
 	}
 	return i == len(p)
+}
+
+// MatchTable tells whether a table's name, SCHEMA.TABLE or NAME, matches a pattern, whose * and ? match within a part.
+func MatchTable(pattern, table string) bool {
+	return slices.EqualFunc(strings.Split(pattern, "."), strings.Split(table, "."), MatchGlob)
 }

@@ -3,7 +3,12 @@ package sources
 import (
 	"context"
 	"encoding/json"
+	"errors"
 )
+
+// ErrNotBegun is what OpenReader returns for a position from before the stream begins, at which no place is for rows: it is
+// to be tried again with a later one.
+var ErrNotBegun = errors.New("the stream has not begun")
 
 // Snapshotter is optional for a Config: a datastore whose tables can be read in key order beside the stream.
 type Snapshotter interface {
@@ -13,8 +18,8 @@ type Snapshotter interface {
 	OpenReader(ctx context.Context, o OpenOptions) (Reader, error)
 }
 
-// Reader reads tables in chunks, each of which knows what it saw. ReadChunk may be called by several goroutines at once,
-// the others by one at a time.
+// Reader reads tables in chunks, each of which knows what it saw. ReadChunk may be called by several goroutines at once, the
+// others by one at a time; AppendOrder does no I/O, and may be called beside any of them.
 type Reader interface {
 	// Tables lists the capture's tables as Table.String has them: those under whose names changes arrive.
 	Tables(ctx context.Context) ([]string, error)
@@ -60,7 +65,8 @@ type Chunk struct {
 	View View
 }
 
-// View is the state of the datastore that a read saw: a snapshot, a cluster time, a read timestamp.
+// View is the state of the datastore that a read saw: a snapshot, a cluster time, a read timestamp. Time goes forward: what a
+// View sees, those of all reads that begin after it was returned see too.
 type View interface {
 	// Sees tells whether the read saw the change with this stamp (Change.Stamp).
 	Sees(stamp uint64) bool

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weft/checkpoint"
+	"weft/cmd/weft/internal/fleet"
 	"weft/configs"
 	"weft/sink"
 	"weft/sources"
@@ -54,18 +55,10 @@ The exit code is 1 if there is a problem; a server that does not answer is one.`
 			if err != nil {
 				return err
 			}
-			chosen := c.Captures
-			if len(args) > 0 {
-				chosen = nil
+			r, err := check(cmd.Context(), c, a.logger(c.Logging), func(all known) ([]configs.Capture, error) { return all.choose(c, args) })
+			if err != nil {
+				return err
 			}
-			for _, name := range args {
-				cc, err := findCapture(c, name)
-				if err != nil {
-					return err
-				}
-				chosen = append(chosen, *cc)
-			}
-			r := check(cmd.Context(), c, chosen, a.logger(c.Logging))
 			if asJSON {
 				err = a.printJSON(r)
 			} else {
@@ -81,24 +74,40 @@ The exit code is 1 if there is a problem; a server that does not answer is one.`
 	return cmd
 }
 
-// check looks at the log, and then at the captures beside each other.
-func check(ctx context.Context, c *configs.Config, captures []configs.Capture, logger hclog.Logger) *checkReport {
-	r := &checkReport{Captures: make([]captureFindings, len(captures))}
+// check looks at the log, and then at the captures that choose returns, beside each other.
+func check(ctx context.Context, c *configs.Config, logger hclog.Logger, choose func(known) ([]configs.Capture, error)) (*checkReport, error) {
 	log, found := openLogToCheck(c.Log, logger)
-	r.Log = found
-	var cl *kgo.Client
 	if log != nil {
 		defer func() { _ = log.close() }() // it was only read
+	}
+	return checkOpen(ctx, c, log, found, choose)
+}
+
+// checkOpen is check with an open log, and what opening it has found. The log is nil where it cannot be asked.
+func checkOpen(ctx context.Context, c *configs.Config, log *logHandle, found []sources.Finding,
+	choose func(known) ([]configs.Capture, error)) (*checkReport, error) {
+	r := &checkReport{Log: found}
+	var cl *kgo.Client
+	if log != nil {
 		cl, r.Log = checkLog(ctx, c, log, r.Log)
 	}
+	all := ofFile(c)
 	if cl != nil {
 		defer cl.Close()
+		all = r.registrations(ctx, c, cl, all)
 	}
+	r.Log = append(r.Log, checkArchives(ctx, c)...)
+	captures, err := choose(all)
+	if err != nil {
+		return nil, err
+	}
+	names := all.names()
+	r.Captures = make([]captureFindings, len(captures))
 	var wg sync.WaitGroup
 	for i, cc := range captures {
 		wg.Go(func() {
 			var writer *sink.Options
-			o := sources.CheckOptions{PositionUnknown: true}
+			o := sources.CheckOptions{PositionUnknown: true, Captures: append(names[:len(names):len(names)], cc.Name)}
 			var found []sources.Finding
 			if cl != nil {
 				options := writerOptions(c, cc, log.Log)
@@ -115,14 +124,68 @@ func check(ctx context.Context, c *configs.Config, captures []configs.Capture, l
 					o.Position, o.PositionUnknown = position, false
 				}
 			}
-			found = append(found, checkCapture(ctx, c, cc, o, cl, writer)...)
+			found = append(found, checkCapture(ctx, cc, o, cl, writer)...)
+			found = append(found, checkRetention(ctx, c, &cc, cl)...)
 			r.Captures[i] = captureFindings{Capture: cc.Name, Connector: cc.Source.Connector(), Findings: found}
 		})
 	}
 	wg.Wait()
 	r.clashes(captures)
 	r.count()
-	return r
+	return r, nil
+}
+
+// registrationSubject begins what is said of a registration.
+const registrationSubject = "registration "
+
+// registrations adds what is wrong with them, and returns all captures that are known.
+func (r *checkReport) registrations(ctx context.Context, c *configs.Config, cl *kgo.Client, file known) known {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	all, err := knownCaptures(ctx, c, cl)
+	if err != nil {
+		r.Log = append(r.Log, sources.Found("registrations", err))
+		return file
+	}
+	if c.Log.Embedded == nil {
+		r.Log = append(r.Log, fleet.Check(ctx, cl, c.Fleet)...)
+	}
+	for _, name := range all.names() {
+		k, subject := all[name], registrationSubject+name
+		switch {
+		case k.OfFile:
+		case k.orphan(c):
+			r.Log = append(r.Log, sources.Finding{Level: sources.Warning, Subject: subject, Remedy: "weft capture remove " + name + " # or put it back",
+				Text: "the config file had this capture and has it no more: it does not run, and what it made at its source is still there"})
+		case k.Entry.Removing:
+			r.Log = append(r.Log, sources.Finding{Level: sources.Warning, Subject: subject, Remedy: "weft capture remove " + name,
+				Text: "its removal has begun and is not finished"})
+		case k.Entry.Err != nil || k.Entry.File == "" && k.Entry.Fleet == c.Fleet && k.Err != nil:
+			r.Log = append(r.Log, sources.Found(subject, k.Err))
+		}
+	}
+	return all
+}
+
+// choose returns the captures with these names, or all that this daemon would run.
+func (k known) choose(c *configs.Config, names []string) ([]configs.Capture, error) {
+	all := len(names) == 0
+	if all {
+		names = k.names()
+	}
+	var chosen []configs.Capture
+	for _, name := range names {
+		one, ok := k[name]
+		switch {
+		case !ok:
+			return nil, &exitError{exitUsage, fmt.Errorf("there is no capture %q, in the config file or registered", name)}
+		case one.Capture != nil && (!all || one.runs(c)):
+			chosen = append(chosen, *one.Capture)
+		case !all:
+			return nil, failed(fmt.Errorf("capture %s: %w", name, one.Err))
+		}
+	}
+	return chosen, nil
 }
 
 // openLogToCheck returns nil where there is no log to look into.
@@ -162,7 +225,7 @@ func checkLog(ctx context.Context, c *configs.Config, log *logHandle, found []so
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	about := sink.Check(ctx, log.Log, cl, c.Topics.Replication)
+	about := sink.Check(ctx, log.Log, cl, c.Topics.Replication, fleet.Topic)
 	found = append(found, about...)
 	if slices.ContainsFunc(about, func(f sources.Finding) bool { return f.Level == sources.Problem && f.Subject == "brokers" }) {
 		cl.Close()
@@ -182,17 +245,14 @@ func positionOf(ctx context.Context, cl *kgo.Client, capture string) (sources.Po
 	return cp.Position, err
 }
 
-// checkCapture looks at a capture's datastore, and for its tables at the log. What o says of the position is kept; writer
+// checkCapture looks at a capture's datastore, and for its tables at the log. What o says of the position and of other captures is kept; writer
 // is nil where the log cannot be asked.
-func checkCapture(ctx context.Context, c *configs.Config, cc configs.Capture, o sources.CheckOptions, cl *kgo.Client, writer *sink.Options) []sources.Finding {
+func checkCapture(ctx context.Context, cc configs.Capture, o sources.CheckOptions, cl *kgo.Client, writer *sink.Options) []sources.Finding {
 	checker, ok := cc.Source.(sources.Checker)
 	if !ok {
 		return nil
 	}
-	o.Capture, o.Tables, o.Keys = cc.Name, cc.Tables, cc.Keys
-	for _, other := range c.Captures {
-		o.Captures = append(o.Captures, other.Name)
-	}
+	o.Capture, o.Tables, o.Keys, o.Snapshot = cc.Name, cc.Tables, cc.Keys, cc.Snapshot == configs.SnapshotInitial
 	within, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	found := checker.Check(within, o)

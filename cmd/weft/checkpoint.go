@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weft/configs"
 	"weft/sink"
@@ -27,7 +29,10 @@ func checkpointGetCommand(a *app) *cobra.Command {
 		Args:  takes("CAPTURE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(func(r *reader) error {
-				all, err := loadCheckpoints(cmd.Context(), r.cl)
+				all, corrupt, err := loadCheckpoints(cmd.Context(), r.cl)
+				if err == nil {
+					err = corrupt[args[0]]
+				}
 				if err != nil {
 					return failed(err)
 				}
@@ -48,23 +53,25 @@ func checkpointGetCommand(a *app) *cobra.Command {
 }
 
 func checkpointSetCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var epoch uint32
+	cmd := &cobra.Command{
 		Use:   "set CAPTURE POSITION",
 		Short: "Set where a capture resumes; POSITION is the JSON that get shows, or null for anew",
 		Long: `Set where a capture resumes. POSITION is the JSON that "checkpoint get --position" prints, or null for anew.
 
 The capture goes on in a new epoch, and the log's topic PREFIX.__gaps gets a record of it: changes that are passed over
 are lost to consumers, and changes from before are delivered again with higher sequences. A daemon that runs the capture
-on brokers is interrupted and resumes at the new position; with the embedded log the daemon must be stopped first.`,
+on brokers is interrupted and resumes at the new position; with the embedded log the daemon must be stopped first.
+
+A checkpoint that cannot be read is replaced with --epoch N, the epoch in which the capture is to go on.`,
 		Args: takes("CAPTURE", "POSITION"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			c, err := a.config()
 			if err != nil {
 				return err
 			}
-			cc, err := findCapture(c, args[0])
-			if err != nil {
-				return err
+			if epoch == 1 {
+				return &exitError{exitUsage, errors.New("--epoch 1 is the first one; give one that is above the epoch of all records")}
 			}
 			var position sources.Position
 			if args[1] != "null" {
@@ -82,7 +89,20 @@ on brokers is interrupted and resumes at the new position; with the embedded log
 				return failed(err)
 			}
 			defer closing(log.close, &err)
-			w, err := sink.Open(cmd.Context(), writerOptions(c, *cc, log.Log))
+			cl, err := log.Client()
+			if err != nil {
+				return failed(err)
+			}
+			defer cl.Close()
+			cc, err := findCapture(cmd.Context(), c, cl, args[0])
+			if err != nil {
+				return err
+			}
+			options := writerOptions(c, *cc, log.Log)
+			if epoch > 0 {
+				options.Epoch = epoch - 1
+			}
+			w, err := sink.Open(cmd.Context(), options)
 			if err != nil {
 				return failed(err)
 			}
@@ -96,6 +116,8 @@ on brokers is interrupted and resumes at the new position; with the embedded log
 			return nil
 		},
 	}
+	cmd.Flags().Uint32Var(&epoch, "epoch", 0, "do not read the checkpoint that is there, and go on in this epoch")
+	return cmd
 }
 
 func orNull(p sources.Position) string {
@@ -105,11 +127,18 @@ func orNull(p sources.Position) string {
 	return string(p)
 }
 
-func findCapture(c *configs.Config, name string) (*configs.Capture, error) {
-	for i := range c.Captures {
-		if c.Captures[i].Name == name {
-			return &c.Captures[i], nil
+// findCapture returns a capture of the config file, for which cl may be nil, else one that is registered in the log.
+func findCapture(ctx context.Context, c *configs.Config, cl *kgo.Client, name string) (*configs.Capture, error) {
+	all := ofFile(c)
+	if !all[name].OfFile {
+		var err error
+		if all, err = knownCaptures(ctx, c, cl); err != nil {
+			return nil, failed(err)
 		}
 	}
-	return nil, &exitError{exitUsage, fmt.Errorf("the config file has no capture %q", name)}
+	chosen, err := all.choose(c, []string{name})
+	if err != nil {
+		return nil, err
+	}
+	return &chosen[0], nil
 }

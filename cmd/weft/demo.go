@@ -102,7 +102,7 @@ func (a *app) openShop(ctx, closed context.Context, shop *demo.Shop, c *configs.
 	defer cl.Close()
 	// Rows from before the capture's first start are not captured: its first checkpoint is the opening bell.
 	if err := await(ctx, 30*time.Second, func() (bool, error) {
-		all, err := loadCheckpoints(ctx, cl)
+		all, _, err := loadCheckpoints(ctx, cl)
 		_, started := all[c.Captures[0].Name]
 		return started, err
 	}); err != nil {
@@ -139,7 +139,7 @@ func (a *app) show(ctx context.Context, cl *kgo.Client, began time.Time) error {
 	if err != nil {
 		return nil // the shop closed before its first write arrived; the judge says what that means
 	}
-	return follow(ctx, cl, demoTopic, make([]int64, 3), func(r *kgo.Record) error {
+	return checkpoint.Follow(ctx, cl, demoTopic, make([]int64, 3), func(r *kgo.Record) error {
 		change, err := demo.Line(r.Value)
 		if err != nil {
 			return err

@@ -115,6 +115,7 @@ func describeLog(c configs.Log, logger hclog.Logger) (*logHandle, error) {
 // reader is what a command that only reads works with.
 type reader struct {
 	config *configs.Config
+	log    *sink.Log
 	cl     *kgo.Client
 	// alone says that no daemon runs on the log, as far as can be told: an embedded log that nobody has open.
 	alone bool
@@ -136,7 +137,7 @@ func (a *app) reading(fn func(r *reader) error) (err error) {
 		return failed(err)
 	}
 	defer cl.Close()
-	return fn(&reader{config: c, cl: cl, alone: log.own})
+	return fn(&reader{config: c, log: log.Log, cl: cl, alone: log.own})
 }
 
 // closing joins the error of closing into a function's own.
@@ -146,13 +147,18 @@ func closing(end func() error, err *error) {
 	}
 }
 
-// loadCheckpoints returns every capture's, for people; a log without the topic holds none.
-func loadCheckpoints(ctx context.Context, cl *kgo.Client) (map[string]checkpoint.Checkpoint, error) {
-	all, err := checkpoint.Load(ctx, cl)
-	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return nil, nil
+// loadCheckpoints returns every capture's, for people, and beside them which cannot be read; a log without the topic holds
+// none.
+func loadCheckpoints(ctx context.Context, cl *kgo.Client) (all map[string]checkpoint.Checkpoint, corrupt map[string]error, err error) {
+	all, err = checkpoint.Load(ctx, cl)
+	var some *checkpoint.CorruptError
+	switch {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return nil, nil, nil
+	case errors.As(err, &some):
+		return all, some.Captures, nil
 	}
-	return all, err
+	return all, nil, err
 }
 
 // writerOptions is how the capture's writer is opened.
@@ -170,6 +176,9 @@ func writerOptions(c *configs.Config, cc configs.Capture, log *sink.Log) sink.Op
 
 // capture is the capture as the pipeline runs it.
 func capture(c *configs.Config, cc configs.Capture, log *sink.Log, logger hclog.Logger) *pipeline.Capture {
+	if cc.Source == nil { // it cannot be used, and fails before anything is opened
+		return &pipeline.Capture{Name: cc.Name, Logger: logger.Named(cc.Name)}
+	}
 	writer := writerOptions(c, cc, log)
 	logger = logger.Named(cc.Name)
 	return &pipeline.Capture{
@@ -177,5 +186,9 @@ func capture(c *configs.Config, cc configs.Capture, log *sink.Log, logger hclog.
 		Name:      cc.Name, Source: cc.Source, Tables: cc.Tables, Keys: cc.Keys, ContinueAfterGap: cc.OnGap == configs.ContinueOnGap,
 		Writer: writer, BatchBytes: int(cc.Buffer.Batch), ReadAheadBytes: int(cc.Buffer.ReadAhead),
 		CommitBytes: int(c.Log.Commit.Bytes), CommitInterval: c.Log.Commit.Interval, Logger: logger,
+		Snapshots: pipeline.Snapshots{
+			Initial: cc.Snapshot == configs.SnapshotInitial, Parallel: cc.SnapshotOptions.Parallel,
+			RowsPerSecond: cc.SnapshotOptions.RowsPerSecond, ChunkBytes: int(cc.SnapshotOptions.Chunk),
+		},
 	}
 }

@@ -28,10 +28,13 @@ func preflight(c *configs.Config, cc configs.Capture, writer sink.Options, warn 
 		log := &writer
 		within, cancel := context.WithTimeout(ctx, checkTime/2)
 		defer cancel()
+		o := sources.CheckOptions{PositionUnknown: true, Captures: namesOf(c.Captures)}
 		if cl.Ping(within) != nil { // the capture will tell, and try again
 			log = nil
+		} else if all, err := knownCaptures(within, c, cl); err == nil { // likewise
+			o.Captures = all.names()
 		}
-		found := checkCapture(ctx, c, cc, sources.CheckOptions{PositionUnknown: true}, cl, log)
+		found := checkCapture(ctx, cc, o, cl, log)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

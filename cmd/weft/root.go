@@ -61,7 +61,8 @@ Exit codes: 0 done, 1 the thing asked for is not so, 2 usage or configuration,
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
 	root.PersistentFlags().StringVarP(&a.configFlag, "config", "c", "", "config file (default ./weft.yaml, then $WEFT_CONFIG)")
-	root.AddCommand(demoCommand(a), runCommand(a), checkCommand(a), tailCommand(a), statusCommand(a), checkpointCommand(a), versionCommand(a))
+	root.AddCommand(demoCommand(a), runCommand(a), checkCommand(a), tailCommand(a), statusCommand(a), verifyCommand(a), captureCommand(a),
+		snapshotCommand(a), archiveCommand(a), replayCommand(a), checkpointCommand(a), versionCommand(a))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone

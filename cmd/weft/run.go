@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"weft/cmd/weft/internal/admin"
+	"weft/cmd/weft/internal/fleet"
 	"weft/cmd/weft/internal/pipeline"
 	"weft/cmd/weft/internal/status"
 	"weft/configs"
@@ -28,7 +29,7 @@ const stopLimit = 9 * time.Second
 func runCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "run",
-		Short: "Run the daemon: capture what the config file lists, until SIGTERM or Ctrl-C",
+		Short: "Run the daemon: capture what the config file lists and what is registered, until SIGTERM or Ctrl-C",
 		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.config()
@@ -81,27 +82,42 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		return err
 	}
 	defer cl.Close()
-	b := &board{captures: map[string]*pipeline.Capture{}, statuses: map[string]pipeline.Status{}, daemon: fmt.Sprintf("%s:%d", hostname(), os.Getpid())}
-	sup := &pipeline.Supervisor{}
-	for _, cc := range c.Captures {
-		one := capture(c, cc, log, logger)
-		b.captures[cc.Name] = one
-		sup.Captures = append(sup.Captures, one)
-	}
+	b := newBoard(fmt.Sprintf("%s:%d", hostname(), os.Getpid()))
 	publisher := status.NewPublisher(cl, c.Topics.Replication, b.reports)
-	sup.Observe = func(s pipeline.Status) {
-		if b.set(s) {
-			if s.State == pipeline.Running {
-				logger.Info("capture is running", "capture", s.Capture, "epoch", s.Epoch, "position", string(s.Position))
+	sup := &pipeline.Supervisor{
+		Observe: func(s pipeline.Status) {
+			if b.set(s) {
+				if s.State == pipeline.Running {
+					logger.Info("capture is running", "capture", s.Capture, "epoch", s.Epoch, "position", string(s.Position))
+				}
+				publisher.Changed()
 			}
+		},
+		Left: func(c *pipeline.Capture) {
+			logger.Info("capture has left", "capture", c.Name)
+			b.drop(c)
 			publisher.Changed()
-		}
+		},
+	}
+	f := &fleet.Fleet{
+		Name: c.Fleet, Alone: c.Log.Embedded != nil, Store: store(c, log), File: c.Captures, FileName: fileName(c), Logger: logger,
+		Parse: func(r fleet.Registration) (*configs.Capture, error) { return registered(c, r) },
+		Make: func(cc configs.Capture) *pipeline.Capture {
+			one := capture(c, cc, log, logger)
+			b.add(one, cc)
+			return one
+		},
 	}
 	stopAdmin, err := startAdmin(c.Admin, b.figures, logger)
 	if err != nil {
 		return err
 	}
 	defer stopAdmin()
+	stopArchives, err := startArchives(ctx, c.Archives, b.running, cl, logger.Named("archives"))
+	if err != nil {
+		return err
+	}
+	defer stopArchives()
 	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
 	published := make(chan struct{})
 	go func() {
@@ -112,7 +128,21 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		stopPublishing()
 		<-published
 	}()
-	return sup.Run(ctx)
+	return runFleet(ctx, f, sup)
+}
+
+// runFleet runs what f wants until ctx ends, or either fails.
+func runFleet(ctx context.Context, f *fleet.Fleet, sup *pipeline.Supervisor) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	wanted, followed := make(chan pipeline.Wanted), make(chan error, 1)
+	go func() {
+		followed <- f.Run(ctx, wanted)
+		stop() // without it nothing will be wanted any more
+	}()
+	err := sup.Run(ctx, wanted)
+	stop()
+	return errors.Join(err, <-followed)
 }
 
 // startAdmin begins to answer HTTP where it is enabled. That another daemon on this machine has the default port stops
@@ -139,11 +169,44 @@ func startAdmin(c configs.Admin, captures func() []admin.Capture, logger hclog.L
 
 // board holds what the captures last said of themselves.
 type board struct {
-	captures map[string]*pipeline.Capture
-	daemon   string
+	daemon string
 
 	mu       sync.Mutex
+	captures map[string]*pipeline.Capture
+	configs  map[string]configs.Capture
 	statuses map[string]pipeline.Status
+}
+
+func newBoard(daemon string) *board {
+	return &board{daemon: daemon, captures: map[string]*pipeline.Capture{}, configs: map[string]configs.Capture{}, statuses: map[string]pipeline.Status{}}
+}
+
+func (b *board) add(c *pipeline.Capture, cc configs.Capture) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.captures[c.Name], b.configs[c.Name] = c, cc
+}
+
+// drop forgets a capture that runs here no more. Another of its name may have been made already.
+func (b *board) drop(c *pipeline.Capture) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.statuses, c.Name)
+	if b.captures[c.Name] == c {
+		delete(b.captures, c.Name)
+		delete(b.configs, c.Name)
+	}
+}
+
+// running are the captures that have begun and not left.
+func (b *board) running() []configs.Capture {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []configs.Capture
+	for _, name := range slices.Sorted(maps.Keys(b.statuses)) {
+		all = append(all, b.configs[name])
+	}
+	return all
 }
 
 // set tells whether the capture's state is another than before.

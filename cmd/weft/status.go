@@ -12,6 +12,7 @@ import (
 	"weft/checkpoint"
 	"weft/cmd/weft/internal/status"
 	"weft/sources"
+	"weft/sources/all"
 )
 
 // captureStatus is one capture as `weft status` shows it: what the daemon last said, on top of what the log holds.
@@ -30,6 +31,7 @@ type captureStatus struct {
 	Changes       int64           `json:"changes"`
 	LagBytes      *int64          `json:"lag_bytes,omitempty"`
 	Gap           *checkpoint.Gap `json:"last_gap,omitempty"`
+	Snapshot      *snapshotStatus `json:"snapshot,omitempty"`
 	Daemon        string          `json:"daemon,omitempty"`
 	// Heard: seconds since the daemon last reported.
 	Heard *float64 `json:"heard_seconds,omitempty"`
@@ -59,7 +61,7 @@ func statusCommand(a *app) *cobra.Command {
 }
 
 func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
-	checkpoints, err := loadCheckpoints(ctx, r.cl)
+	checkpoints, corrupt, err := loadCheckpoints(ctx, r.cl)
 	if err != nil {
 		return nil, err
 	}
@@ -67,23 +69,54 @@ func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []captureStatus
-	for _, cc := range r.config.Captures {
-		s := captureStatus{Capture: cc.Name, Connector: cc.Source.Connector(), Tables: cc.Tables, State: "new"}
-		if cp, ok := checkpoints[cc.Name]; ok {
+	list := []captureStatus{}
+	known, err := knownCaptures(ctx, r.config, r.cl)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range known.mine(r.config) {
+		cc := known[name]
+		s := captureStatus{Capture: name, State: "new"}
+		cc.describe(&s)
+		if err := corrupt[name]; err != nil {
+			s.State, s.Error = "not running", err.Error()
+		} else if cp, ok := checkpoints[name]; ok {
 			age := time.Since(cp.WrittenAt).Seconds()
 			s.State, s.Epoch, s.Position, s.Changes, s.Gap, s.CheckpointAge = "not running", cp.Epoch, cp.Position, cp.Changes, cp.Gap, &age
+			s.Snapshot = snapshotStatusOf(cp.Snapshot)
 		}
-		if said, ok := reports[cc.Name]; ok && !r.alone && time.Since(said.At) < status.Fresh {
+		if cc.Entry != nil && cc.Entry.Removing {
+			s.State = "removing"
+		}
+		if said, ok := reports[name]; ok && !r.alone && time.Since(said.At) < status.Fresh {
 			heard := time.Since(said.At).Seconds()
 			s.State, s.Since, s.Error, s.Daemon, s.Heard = said.State, &said.Since, said.Error, said.Daemon, &heard
 			if said.LagBytes >= 0 {
 				s.LagBytes = &said.LagBytes
 			}
 		}
-		all = append(all, s)
+		list = append(list, s)
 	}
-	return all, nil
+	return list, nil
+}
+
+// describe fills in what the capture is, as far as that can be told here, and what is wrong with it.
+func (k knownCapture) describe(s *captureStatus) {
+	if k.Capture != nil {
+		s.Connector, s.Tables = k.Source.Connector(), k.Tables
+		return
+	}
+	s.Tables = []string{}
+	if k.Entry.Err == nil {
+		var source string
+		source, s.Tables = k.Entry.SourceAndTables()
+		if newConfig, ok := all.Kinds[source]; ok {
+			s.Connector = newConfig().Connector()
+		}
+	}
+	if k.Entry.File == "" {
+		s.State, s.Error = "not running", k.Err.Error()
+	}
 }
 
 func (a *app) printStatus(all []captureStatus) error {
@@ -110,6 +143,7 @@ func (a *app) printStatus(all []captureStatus) error {
 		if s.Error != "" {
 			fmt.Fprintf(a.stdout, "%s: %s\n", s.Capture, s.Error)
 		}
+		a.printSnapshot(s.Capture, s.Snapshot)
 		if s.Gap != nil {
 			fmt.Fprintf(a.stdout, "%s: gap at %s, before epoch %d: %s\n", s.Capture, s.Gap.At.Format(time.RFC3339), s.Gap.Epoch, s.Gap.Reason)
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -57,7 +56,7 @@ func (a *app) tail(ctx context.Context, cl *kgo.Client, topic string, fromStart,
 		starts = ends
 	}
 	if !exitAtEnd {
-		return failed(follow(ctx, cl, topic, starts, show))
+		return failed(checkpoint.Follow(ctx, cl, topic, starts, show))
 	}
 	for p, end := range ends {
 		if err := checkpoint.Scan(ctx, cl, topic, int32(p), starts[p], end, show); err != nil {
@@ -65,37 +64,6 @@ func (a *app) tail(ctx context.Context, cl *kgo.Client, topic string, fromStart,
 		}
 	}
 	return nil
-}
-
-// follow calls fn for the committed records of a topic from these offsets on, until ctx ends.
-func follow(ctx context.Context, cl *kgo.Client, topic string, offsets []int64, fn func(*kgo.Record) error) error {
-	parts := make(map[int32]kgo.Offset, len(offsets))
-	for p, o := range offsets {
-		parts[int32(p)] = kgo.NewOffset().At(o)
-	}
-	consumer, err := kgo.NewClient(append(cl.Opts(),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: parts}),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.FetchMaxWait(500*time.Millisecond),
-	)...)
-	if err != nil {
-		return fmt.Errorf("set up consumer: %w", err)
-	}
-	defer consumer.Close()
-	for {
-		fetches := consumer.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err := fetches.Err(); err != nil {
-			return fmt.Errorf("read topic %q: %w", topic, err)
-		}
-		for it := fetches.RecordIter(); !it.Done(); {
-			if err := fn(it.Next()); err != nil {
-				return err
-			}
-		}
-	}
 }
 
 // printRecord writes a record as one line. Key and value stand as JSON if they are, else as text; else, with invalid

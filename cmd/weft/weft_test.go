@@ -80,6 +80,17 @@ type daemon struct {
 
 func (s *shop) start(t *testing.T) *daemon {
 	t.Helper()
+	d := s.background(t)
+	eventually(t, "the capture runs", func() bool {
+		_, out, _ := weft(t, "status", "-c", s.config, "--json")
+		return strings.Contains(out, `"state": "running"`)
+	})
+	return d
+}
+
+// background is start without waiting for a capture.
+func (s *shop) background(t *testing.T) *daemon {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	d := &daemon{stop: cancel, done: make(chan struct{}), log: &bytes.Buffer{}}
 	go func() {
@@ -93,10 +104,6 @@ func (s *shop) start(t *testing.T) *daemon {
 			<-d.done
 			t.Logf("the daemon said:\n%s", d.log)
 		}
-	})
-	eventually(t, "the capture runs", func() bool {
-		_, out, _ := weft(t, "status", "-c", s.config, "--json")
-		return strings.Contains(out, `"state": "running"`)
 	})
 	return d
 }
@@ -273,7 +280,7 @@ func TestDemo(t *testing.T) {
 
 // Without this a crash of the daemon would deliver rows twice on the embedded log.
 func TestPollersSaySo(t *testing.T) {
-	for kind, polls := range map[string]bool{"sqlite": true, "postgres": false} {
+	for kind, polls := range map[string]bool{"sqlite": true, "postgres-poll": true, "mariadb": true, "postgres": false} {
 		if _, ok := all.Kinds[kind]().(sources.Poller); ok != polls {
 			t.Errorf("source type %s: polls = %v", kind, ok)
 		}

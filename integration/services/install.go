@@ -1,5 +1,6 @@
 // Package services installs and runs the servers that Weft is tested against: PostgreSQL, the oldest and the newest
-// version that Weft supports, and Apache Kafka. The versions are in pom.xml.
+// version that Weft supports, Apache Kafka, a server that stands in for MongoDB, and the system's MariaDB; and DuckDB, which
+// reads archives. The versions are in pom.xml, mongodb.go and python.go.
 //
 // Servers listen on free loopback ports, keep their data in a temporary directory, and end with the process that
 // started them. What is tested, and how, is not here: see the package above.
@@ -34,6 +35,10 @@ type Binaries struct {
 	PostgresOldest, PostgresNewest string
 	// Kafka is a folder of jars, the class path of the broker and of its tools.
 	Kafka string
+	// MongoDB is a Python environment with the server that stands in for it.
+	MongoDB string
+	// DuckDB is a Python environment with DuckDB.
+	DuckDB string
 }
 
 // CacheDir is where servers are installed: $WEFT_CACHE, or .cache in the repository that the working directory is in.
@@ -66,7 +71,7 @@ func RepoRoot() (string, error) {
 	}
 }
 
-// Install downloads into cache what is missing there, with Maven, and writes its progress to log. What is present is
+// Install downloads into cache what is missing there, with Maven and pip, and writes its progress to log. What is present is
 // complete, since a download is renamed into its place at its end; a changed pom.xml has another place.
 func Install(ctx context.Context, cache string, log io.Writer) (Binaries, error) {
 	home := filepath.Join(cache, fmt.Sprintf("services-%x", sha256.Sum256(pom))[:len("services-")+12])
@@ -83,6 +88,12 @@ func Install(ctx context.Context, cache string, log io.Writer) (Binaries, error)
 		return b, err
 	}
 	defer unlock()
+	if b.MongoDB, err = installPython(ctx, cache, secantus, log); err != nil {
+		return b, err
+	}
+	if b.DuckDB, err = installPython(ctx, cache, duckDB, log); err != nil {
+		return b, err
+	}
 	if _, err := os.Stat(home); err == nil {
 		return b, nil
 	}

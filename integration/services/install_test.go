@@ -79,7 +79,7 @@ func TestInstallTakesWhatIsThere(t *testing.T) {
 	cache := t.TempDir()
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	b, err := Install(canceled, cache, io.Discard)
+	want, err := Install(canceled, cache, io.Discard)
 	if err == nil {
 		t.Fatal("an install that cannot download has no error")
 	}
@@ -87,11 +87,14 @@ func TestInstallTakesWhatIsThere(t *testing.T) {
 	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "lock" {
 		t.Errorf("a failed install leaves %q (%v), want only the lock", left, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(b.Kafka), 0o755); err != nil {
-		t.Fatal(err)
+	want.MongoDB, want.DuckDB = filepath.Join(cache, secantus), filepath.Join(cache, duckDB)
+	for _, dir := range []string{filepath.Dir(want.Kafka), want.MongoDB, want.DuckDB} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if again, err := Install(canceled, cache, io.Discard); err != nil || again != b {
-		t.Errorf("with all present: %+v, %v; want %+v", again, err, b)
+	if got, err := Install(canceled, cache, io.Discard); err != nil || got != want {
+		t.Errorf("with all present: %+v, %v; want %+v", got, err, want)
 	}
 }
 

@@ -61,7 +61,7 @@ func StartKafka(ctx context.Context, libs, dir string) (*Kafka, error) {
 		return nil, err
 	}
 	format := JavaTool(ctx, libs, "kafka.tools.StorageTool", "format", "--standalone", "-c", config,
-		"-t", base64.RawURLEncoding.EncodeToString(id[:]))
+		"--cluster-id="+base64.RawURLEncoding.EncodeToString(id[:])) // with =, since one in 64 begins with a dash
 	if out, err := format.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("format Kafka's storage: %w\n%s", err, out)
 	}

@@ -12,8 +12,10 @@ import (
 type Services struct {
 	PostgresOldest, PostgresNewest *Postgres
 	Kafka                          *Kafka
+	MongoDB                        *MongoDB
+	MariaDB                        *MariaDB
 
-	libs, dir string
+	libs, duckDB, dir string
 }
 
 // Start starts all servers, side by side. On an error nothing is left running.
@@ -22,13 +24,13 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Services{libs: b.Kafka, dir: dir}
+	s := &Services{libs: b.Kafka, duckDB: b.DuckDB, dir: dir}
 	// A server's own user must be able to enter.
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	var wg sync.WaitGroup
-	var errs [3]error
+	var errs [5]error
 	wg.Go(func() {
 		s.PostgresOldest, errs[0] = StartPostgres(ctx, b.PostgresOldest, filepath.Join(dir, "postgres-oldest"))
 	})
@@ -37,6 +39,12 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 	})
 	wg.Go(func() {
 		s.Kafka, errs[2] = StartKafka(ctx, b.Kafka, filepath.Join(dir, "kafka"))
+	})
+	wg.Go(func() {
+		s.MongoDB, errs[3] = StartMongoDB(ctx, b.MongoDB, filepath.Join(dir, "mongodb"))
+	})
+	wg.Go(func() {
+		s.MariaDB, errs[4] = StartMariaDB(ctx, filepath.Join(dir, "mariadb"))
 	})
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
@@ -53,6 +61,9 @@ func (s *Services) Env() []string {
 		"WEFT_TEST_POSTGRES_BIN=" + s.PostgresNewest.Bin,
 		"WEFT_TEST_KAFKA=" + s.Kafka.Address,
 		"WEFT_TEST_KAFKA_LIBS=" + s.libs,
+		"WEFT_TEST_MONGODB=" + s.MongoDB.URL,
+		"WEFT_TEST_MARIADB=" + s.MariaDB.URL,
+		"WEFT_TEST_DUCKDB=" + filepath.Join(s.duckDB, "bin", "python3"),
 	}
 }
 
@@ -66,6 +77,12 @@ func (s *Services) Stop() error {
 	}
 	if s.Kafka != nil {
 		wg.Go(s.Kafka.Stop)
+	}
+	if s.MongoDB != nil {
+		wg.Go(s.MongoDB.Stop)
+	}
+	if s.MariaDB != nil {
+		wg.Go(s.MariaDB.Stop)
 	}
 	wg.Wait()
 	return os.RemoveAll(s.dir)

@@ -110,6 +110,25 @@ func (e *Encoder) Encode(buf []byte, dst []Record, c *sources.Change, seqPrefix 
 	return out, dst, nil
 }
 
+// EncodeDelete is Encode for the delete, by a snapshot, of a row of which only the record key is left, as a record of this encoder's
+// dialect had it: the key's members are its before image.
+func (e *Encoder) EncodeDelete(buf []byte, dst []Record, of *sources.Table, key []byte, seqPrefix []byte) ([]byte, []Record, error) {
+	t, err := e.table(of)
+	if err != nil {
+		return buf, dst, err
+	}
+	c := sources.Change{Op: sources.OpDelete, Cause: sources.CauseSnapshot, Table: of}
+	v := value{op: c.Op, ordinal: OrdinalDelete, rawBefore: key}
+	at := span{from: len(buf), set: true}
+	out := append(buf, key...)
+	at.to = len(out)
+	out, body, err := e.appendValue(out, t, &c, &v, at, seqPrefix)
+	if err != nil {
+		return buf, dst, err
+	}
+	return out, append(dst, Record{Key: at.of(out), Value: body.of(out), Ordinal: OrdinalDelete}, Record{Key: at.of(out), Ordinal: OrdinalTombstone}), nil
+}
+
 // span is a part of a buffer that may still move.
 type span struct {
 	from, to int
@@ -211,6 +230,8 @@ func (e *Encoder) encodeKeyChange(buf []byte, t *table, c *sources.Change, seqPr
 type value struct {
 	op            sources.Op
 	before, after []sources.Value
+	// rawBefore is the before image where it is there as JSON only.
+	rawBefore []byte
 	// known is the row before the change where the record does not show it.
 	known   []sources.Value
 	ordinal byte
@@ -223,7 +244,9 @@ func (e *Encoder) appendValue(buf []byte, t *table, c *sources.Change, v *value,
 	var err error
 	unavailable := 0
 	buf = append(buf, `{"before":`...)
-	if buf, column, err = t.appendBefore(buf, v.before); err != nil {
+	if v.rawBefore != nil {
+		buf = append(buf, v.rawBefore...)
+	} else if buf, column, err = t.appendBefore(buf, v.before); err != nil {
 		return buf, at, t.valueError(err, key.of(buf), t.columns[column].plain)
 	}
 	buf = append(buf, `,"after":`...)
@@ -329,7 +352,10 @@ func (e *Encoder) appendSourceStart(buf []byte, c *sources.Change) []byte {
 		}
 		buf = strconv.AppendInt(buf, ms, 10)
 	}
-	if c.Op == sources.OpRead {
+	switch {
+	case c.Cause == sources.CauseRepair:
+		return append(buf, `,"snapshot":"repair"`...)
+	case c.Cause == sources.CauseSnapshot || c.Op == sources.OpRead:
 		return append(buf, `,"snapshot":"true"`...)
 	}
 	return append(buf, `,"snapshot":"false"`...)

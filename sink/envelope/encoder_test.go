@@ -203,6 +203,11 @@ func TestSourceBlock(t *testing.T) {
 	if !strings.Contains(got, want) || !strings.Contains(got, `"transaction":null,"op":"r"`) {
 		t.Errorf("got %s", got)
 	}
+	c.Op, c.Cause, c.Before, c.After = sources.OpDelete, sources.CauseRepair, []sources.Value{present("1"), unsent, unsent}, nil
+	records := encode(t, newEncoder(t, JSON), c)
+	if got := records[0].value; len(records) != 2 || !strings.Contains(got, `"ts_ms":null,"snapshot":"repair"`) || !strings.Contains(got, `{"before":{"id":1},"after":null`) {
+		t.Errorf("got %s", got)
+	}
 }
 
 func TestNamesAreEscaped(t *testing.T) {

@@ -1,14 +1,15 @@
 // Package fold turns a topic's records back into the table that they came from: the fold that docs/records.md asks of
-// consumers, in code. It reads both dialects, and compares and returns values as the JSON that the records hold.
+// consumers, in code. It reads both dialects, and returns values as the JSON that the records hold.
 //
-// What lives here: the rules, in memory. What does not: reading a topic, and decoding values.
+// What lives here: the rules, and two stores for the state, in memory and on disk. What does not: reading a topic, and
+// decoding values.
 package fold
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 )
 
@@ -18,6 +19,359 @@ type Record struct {
 	Key, Value []byte
 	// OldKey and NewKey are the headers __debezium.oldkey and __debezium.newkey, or nil.
 	OldKey, NewKey []byte
+}
+
+// Table is a table being folded. It is not safe for concurrent use. After an error of its store it is of no more use but to
+// be closed.
+//
+// Its store holds, by the first byte of a key:
+//
+//	r PARTITION ORDER KEY   a row, where ORDER sorts as the key's values do
+//	b PARTITION ROW         how many such rows a keyless table has. The delete of a row may be in another partition than
+//	                        its insert, so that a count may be below zero; the sum over all partitions is what counts
+//	m CHANGE                a key change of which one half has been applied, by the text of seq before its ordinal: the
+//	                        halves are in the partitions of two keys, so either may be read first
+//	c CHANGE 0 COLUMN       a column's value that a key change's create left open and its delete has told since
+type Table struct {
+	store store
+	key   []byte // scratch
+	row   row    // scratch
+	value []byte // scratch
+	parts map[int32]bool
+}
+
+// New returns an empty table that is folded in memory.
+func New() *Table { return newTable(memory{}) }
+
+// NewOnDisk returns an empty table that is folded in a new directory under dir ("" for the system's temporary one), so that
+// its memory, some 70 MiB, does not grow with the rows. Close removes the directory.
+func NewOnDisk(dir string) (*Table, error) {
+	d, err := openDisk(dir)
+	if err != nil {
+		return nil, err
+	}
+	return newTable(d), nil
+}
+
+func newTable(s store) *Table { return &Table{store: s, parts: make(map[int32]bool)} }
+
+// Close gives the state up.
+func (t *Table) Close() error { return t.store.close() }
+
+// body is what the fold reads of a record's value. Its parts refer to the value.
+type body struct {
+	op            string
+	before, after []byte
+	seq           string
+	unavailable   []string
+}
+
+func (e *body) read(value []byte) error {
+	*e = body{}
+	return Members(value, func(name, raw []byte) error {
+		switch string(name) {
+		case "op":
+			return text(&e.op, raw)
+		case "before":
+			e.before = object(raw)
+		case "after":
+			e.after = object(raw)
+		case "source":
+			if object(raw) == nil {
+				return nil
+			}
+			return Members(raw, func(name, raw []byte) error {
+				switch string(name) {
+				case "seq":
+					return text(&e.seq, raw)
+				case "unavailable":
+					return elements(raw, func(raw []byte) error {
+						var column string
+						err := text(&column, raw)
+						e.unavailable = append(e.unavailable, column)
+						return err
+					})
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+}
+
+// object is raw, or nil for null.
+func object(raw []byte) []byte {
+	if string(raw) == "null" {
+		return nil
+	}
+	return raw
+}
+
+func text(dst *string, raw []byte) error {
+	if len(raw) < 2 || raw[0] != '"' {
+		return fmt.Errorf("JSON has %s instead of a string", raw)
+	}
+	s, err := Unquote(raw)
+	*dst = string(s)
+	return err
+}
+
+// Apply folds one record in. The records of one partition must come in their order; partitions may be interleaved in any
+// way. It keeps nothing of r. An error says that the record is not one of a table's topic and leaves the table as it was, or
+// that the store has failed.
+func (t *Table) Apply(partition int32, r Record) error {
+	t.parts[partition] = true
+	if r.Value == nil {
+		if r.Key == nil {
+			return fmt.Errorf("fold record of partition %d: neither key nor value", partition)
+		}
+		return t.store.remove(t.rowKey(partition, r.Key))
+	}
+	var e body
+	if err := e.read(r.Value); err != nil {
+		return fmt.Errorf("fold record of partition %d, key %s: %w", partition, r.Key, err)
+	}
+	if e.op == "t" {
+		if err := t.store.removeAll(appendPartition([]byte{'r'}, partition)); err != nil {
+			return err
+		}
+		return t.store.removeAll(appendPartition([]byte{'b'}, partition))
+	}
+	apply := t.applyKeyed
+	if r.Key == nil {
+		apply = t.applyKeyless
+	}
+	if err := apply(partition, &r, &e); err != nil {
+		return fmt.Errorf("fold record of partition %d, key %s, seq %s: %w", partition, r.Key, e.seq, err)
+	}
+	return nil
+}
+
+func (t *Table) applyKeyed(partition int32, r *Record, e *body) error {
+	change := ""
+	if r.OldKey != nil || r.NewKey != nil {
+		if e.seq == "" {
+			return fmt.Errorf("a key change without source.seq")
+		}
+		change = e.seq[:len(e.seq)-1]
+	}
+	switch e.op {
+	case "c", "r", "u":
+		if e.after == nil {
+			return fmt.Errorf("op %s without after", e.op)
+		}
+		now := &t.row
+		now.reset(e)
+		var err error
+		switch {
+		case r.OldKey != nil:
+			err = t.arrive(change, now, e)
+		case len(e.unavailable) > 0:
+			var old row
+			if _, err = t.load(partition, r.Key, &old); err == nil {
+				err = now.complete(e, &old)
+			}
+		default: // the columns are as they came, which only a reading of them tells to be JSON
+		}
+		if err != nil {
+			return err
+		}
+		return t.put(partition, r.Key, now)
+	case "d":
+		if r.NewKey != nil {
+			if err := t.leave(change, partition, r.Key); err != nil {
+				return err
+			}
+		}
+		return t.store.remove(t.rowKey(partition, r.Key))
+	}
+	return fmt.Errorf("op %q is not one of a row", e.op)
+}
+
+// arrive folds in a key change's create, whose open columns are the old row's.
+func (t *Table) arrive(change string, now *row, e *body) error {
+	key := append([]byte{'m'}, change...)
+	half, err := t.store.get(key)
+	if err != nil {
+		return err
+	}
+	if half == nil { // the create came first
+		if err := now.complete(e, nil); err != nil {
+			return err
+		}
+		half = []byte{'w'}
+		for i := range now.open {
+			now.open[i].change = change
+			half = appendBytes(half, now.open[i].name)
+		}
+		return t.store.set(key, half)
+	}
+	if half[0] == 'd' {
+		var old row
+		if err := old.decode(bytes.Clone(half[1:])); err != nil {
+			return err
+		}
+		if err := now.complete(e, &old); err != nil {
+			return err
+		}
+		return t.store.remove(key)
+	}
+	return now.complete(e, nil)
+}
+
+// leave folds in a key change's delete.
+func (t *Table) leave(change string, partition int32, rowKey []byte) error {
+	var old row
+	if _, err := t.load(partition, rowKey, &old); err != nil {
+		return err
+	}
+	key := append([]byte{'m'}, change...)
+	half, err := t.store.get(key)
+	if err != nil {
+		return err
+	}
+	if half == nil { // the delete came first; a row that was not there is empty
+		return t.store.set(key, old.append([]byte{'d'}))
+	}
+	half = bytes.Clone(half[1:])
+	for len(half) > 0 {
+		var name []byte
+		if name, half, err = cutBytes(half); err != nil {
+			return err
+		}
+		raw, link, err := old.find(string(name))
+		if err != nil {
+			return err
+		}
+		var told []byte
+		switch {
+		case raw != nil:
+			told = append([]byte{'v'}, raw...)
+		case link != "": // itself still open: a key changed twice
+			told = append([]byte{'l'}, link...)
+		default:
+			continue
+		}
+		if err := t.store.set(cellKey(change, string(name)), told); err != nil {
+			return err
+		}
+	}
+	return t.store.remove(key)
+}
+
+// cell is the value of a column that a key change left open, or nil as long as it is not known.
+func (t *Table) cell(change, name string) ([]byte, error) {
+	for change != "" {
+		told, err := t.store.get(cellKey(change, name))
+		if err != nil || told == nil {
+			return nil, err
+		}
+		if told[0] == 'v' {
+			return bytes.Clone(told[1:]), nil
+		}
+		change = string(told[1:])
+	}
+	return nil, nil
+}
+
+func cellKey(change, name string) []byte {
+	return append(append(append([]byte{'c'}, change...), 0), name...)
+}
+
+// applyKeyless counts rows: a keyless table's rows are told apart by nothing but their values.
+func (t *Table) applyKeyless(partition int32, _ *Record, e *body) error {
+	if len(e.unavailable) > 0 {
+		return fmt.Errorf("a row without a key has columns that are not known: %s", strings.Join(e.unavailable, ", "))
+	}
+	before, after := e.op == "u" || e.op == "d", e.op != "d"
+	switch {
+	case !strings.Contains("crud", e.op) || len(e.op) != 1:
+		return fmt.Errorf("op %q is not one of a row", e.op)
+	case before && e.before == nil || after && e.after == nil:
+		return fmt.Errorf("op %s of a row without a key lacks before or after", e.op)
+	}
+	var was, is []byte
+	var err error
+	if before {
+		if was, err = canonical(e.before); err != nil {
+			return err
+		}
+	}
+	if after {
+		if is, err = canonical(e.after); err != nil {
+			return err
+		}
+	}
+	if before {
+		if err := t.count(partition, was, -1); err != nil {
+			return err
+		}
+	}
+	if after {
+		return t.count(partition, is, 1)
+	}
+	return nil
+}
+
+func (t *Table) count(partition int32, columns []byte, by int64) error {
+	key := append(appendPartition([]byte{'b'}, partition), columns...)
+	had, err := t.store.get(key)
+	if err != nil {
+		return err
+	}
+	n := by
+	if had != nil {
+		was, _ := binary.Varint(had)
+		n += was
+	}
+	if n == 0 {
+		return t.store.remove(key)
+	}
+	return t.store.set(key, binary.AppendVarint(nil, n))
+}
+
+// Put restores a row as Each gave it, into the partition that its records are in.
+func (t *Table) Put(partition int32, image *Image) error {
+	t.parts[partition] = true
+	if image.Key == nil {
+		columns, err := canonical(image.Columns)
+		if err != nil {
+			return fmt.Errorf("restore a row: %w", err)
+		}
+		return t.count(partition, columns, int64(image.Count))
+	}
+	r := &t.row
+	*r = row{seq: string(image.Seq), columns: image.Columns, open: r.open[:0]}
+	for _, name := range image.Unknown {
+		r.open = append(r.open, open{name: name})
+	}
+	return t.put(partition, image.Key, r)
+}
+
+func (t *Table) put(partition int32, key []byte, r *row) error {
+	t.value = r.append(t.value[:0])
+	return t.store.set(t.rowKey(partition, key), t.value)
+}
+
+func (t *Table) load(partition int32, key []byte, into *row) (bool, error) {
+	stored, err := t.store.get(t.rowKey(partition, key))
+	if err != nil || stored == nil {
+		*into = row{}
+		return false, err
+	}
+	return true, into.decode(bytes.Clone(stored))
+}
+
+// rowKey is the store's key of a row, valid until the next call.
+func (t *Table) rowKey(partition int32, key []byte) []byte {
+	t.key = appendPartition(append(t.key[:0], 'r'), partition)
+	t.key = appendOrder(t.key, key)
+	t.key = append(t.key, key...)
+	return t.key
+}
+
+func appendPartition(dst []byte, partition int32) []byte {
+	return binary.BigEndian.AppendUint32(dst, uint32(partition))
 }
 
 // Row is a row of the folded table.
@@ -32,275 +386,41 @@ type Row struct {
 	Count int
 }
 
-// Table is a table being folded. It is not safe for concurrent use.
-type Table struct {
-	partitions map[int32]*partition
-	// moves holds the key changes of which only one half has been applied, by the text of seq before its ordinal. The
-	// halves are in the partitions of two keys, so either may be read first.
-	moves map[string]*move
-}
-
-type partition struct {
-	rows map[string]row
-	// bag counts the rows of a keyless table. The delete of a row may be in another partition than its insert, so a count
-	// may be below zero here; the sum over all partitions is what counts.
-	bag map[string]int
-}
-
-type row map[string]*cell
-
-// cell is a column's value. A value that another half of a key change is to tell is a link to that half's cell; a cell
-// with neither is not known.
-type cell struct {
-	raw  json.RawMessage
-	link *cell
-}
-
-func (c *cell) value() json.RawMessage {
-	for c.raw == nil && c.link != nil {
-		c = c.link
-	}
-	return c.raw
-}
-
-// move is one half of a key change.
-type move struct {
-	// old is the row that was deleted, where the delete came first; a row that was not there is empty.
-	old row
-	// wanted are the cells that the create left open, where the create came first.
-	wanted row
-}
-
-// New returns an empty table.
-func New() *Table {
-	return &Table{partitions: make(map[int32]*partition), moves: make(map[string]*move)}
-}
-
-// body is what the fold reads of a record's value.
-type body struct {
-	Op            string
-	Before, After map[string]json.RawMessage
-	Source        struct {
-		Seq         string
-		Unavailable []string
-	}
-}
-
-// Apply folds one record in. The records of one partition must come in their order; partitions may be interleaved in any
-// way. An error says that the record is not one of a table's topic, and leaves the table as it was.
-func (t *Table) Apply(partition int32, r Record) error {
-	p := t.partition(partition)
-	if r.Value == nil {
-		if r.Key == nil {
-			return fmt.Errorf("fold record of partition %d: neither key nor value", partition)
+// Rows returns all rows at once, otherwise as Each.
+func (t *Table) Rows() ([]Row, error) {
+	var rows []Row
+	err := t.Each(func(image *Image) error {
+		r := Row{Key: string(image.Key), Count: image.Count, Unknown: append([]string(nil), image.Unknown...)}
+		if err := json.Unmarshal(image.Columns, &r.Columns); err != nil {
+			return fmt.Errorf("row with key %s: %w", image.Key, err)
 		}
-		delete(p.rows, string(r.Key))
+		rows = append(rows, r)
 		return nil
-	}
-	var e body
-	if err := json.Unmarshal(r.Value, &e); err != nil {
-		return fmt.Errorf("fold record of partition %d, key %s: %w", partition, r.Key, err)
-	}
-	apply := t.applyKeyed
-	if r.Key == nil {
-		apply = applyKeyless
-	}
-	if e.Op == "t" {
-		clear(p.rows)
-		clear(p.bag)
-		return nil
-	}
-	if err := apply(p, &r, &e); err != nil {
-		return fmt.Errorf("fold record of partition %d, key %s, seq %s: %w", partition, r.Key, e.Source.Seq, err)
-	}
-	return nil
-}
-
-func (t *Table) partition(n int32) *partition {
-	p := t.partitions[n]
-	if p == nil {
-		p = &partition{rows: make(map[string]row), bag: make(map[string]int)}
-		t.partitions[n] = p
-	}
-	return p
-}
-
-func (t *Table) applyKeyed(p *partition, r *Record, e *body) error {
-	key := string(r.Key)
-	change := ""
-	if r.OldKey != nil || r.NewKey != nil {
-		if e.Source.Seq == "" {
-			return fmt.Errorf("a key change without source.seq")
-		}
-		change = e.Source.Seq[:len(e.Source.Seq)-1]
-	}
-	switch e.Op {
-	case "c", "r", "u":
-		if e.After == nil {
-			return fmt.Errorf("op %s without after", e.Op)
-		}
-		previous := p.rows[key]
-		if r.OldKey != nil {
-			previous = nil
-		}
-		now, open := newRow(e, previous)
-		if r.OldKey != nil {
-			t.arrive(change, open)
-		}
-		p.rows[key] = now
-	case "d":
-		if r.NewKey != nil {
-			t.leave(change, p.rows[key])
-		}
-		delete(p.rows, key)
-	default:
-		return fmt.Errorf("op %q is not one of a row", e.Op)
-	}
-	return nil
-}
-
-// newRow is the row after a change: its columns, and for those that the record does not tell the ones that the row had.
-// open are the cells that remain not known.
-func newRow(e *body, previous row) (now, open row) {
-	now = make(row, len(e.After)+len(e.Source.Unavailable))
-	for name, raw := range e.After {
-		now[name] = &cell{raw: raw}
-	}
-	for _, name := range e.Source.Unavailable {
-		c := previous[name]
-		if c == nil {
-			if open == nil {
-				open = make(row)
-			}
-			c = &cell{}
-			open[name] = c
-		}
-		now[name] = c
-	}
-	return now, open
-}
-
-// arrive folds in a key change's create, whose open cells are the old row's.
-func (t *Table) arrive(change string, open row) {
-	m := t.moves[change]
-	if m == nil {
-		t.moves[change] = &move{wanted: open}
-		return
-	}
-	delete(t.moves, change)
-	join(open, m.old)
-}
-
-// leave folds in a key change's delete.
-func (t *Table) leave(change string, old row) {
-	m := t.moves[change]
-	if m == nil {
-		t.moves[change] = &move{old: old}
-		return
-	}
-	delete(t.moves, change)
-	join(m.wanted, old)
-}
-
-// join lets the open cells of a row be those of the row that it was.
-func join(open, old row) {
-	for name, c := range open {
-		was := old[name]
-		if was == nil {
-			continue
-		}
-		if c.raw = was.value(); c.raw == nil {
-			c.link = was // itself still open: a key changed twice
-		}
-	}
-}
-
-// applyKeyless counts rows: a keyless table's rows are told apart by nothing but their values.
-func applyKeyless(p *partition, _ *Record, e *body) error {
-	if len(e.Source.Unavailable) > 0 {
-		return fmt.Errorf("a row without a key has columns that are not known: %s", strings.Join(e.Source.Unavailable, ", "))
-	}
-	before, after := e.Op == "u" || e.Op == "d", e.Op != "d"
-	switch {
-	case !strings.Contains("crud", e.Op) || len(e.Op) != 1:
-		return fmt.Errorf("op %q is not one of a row", e.Op)
-	case before && e.Before == nil || after && e.After == nil:
-		return fmt.Errorf("op %s of a row without a key lacks before or after", e.Op)
-	}
-	if before {
-		if err := p.count(e.Before, -1); err != nil {
-			return err
-		}
-	}
-	if after {
-		return p.count(e.After, 1)
-	}
-	return nil
-}
-
-func (p *partition) count(columns map[string]json.RawMessage, by int) error {
-	text, err := json.Marshal(columns) // sorted by name
-	if err != nil {
-		return err
-	}
-	if p.bag[string(text)] += by; p.bag[string(text)] == 0 {
-		delete(p.bag, string(text))
-	}
-	return nil
+	})
+	return rows, err
 }
 
 // Len is the number of rows.
-func (t *Table) Len() int {
+func (t *Table) Len() (int, error) {
 	n := 0
-	for _, p := range t.partitions {
-		n += len(p.rows)
-		for _, count := range p.bag {
-			n += count
-		}
+	rows, err := t.store.each([]byte{'r'})
+	if err != nil {
+		return 0, err
 	}
-	return n
-}
-
-// Rows returns the rows in the order of their keys; those of a keyless table in the order of their JSON. It is an error if
-// a keyless table has seen more deletes of a row than inserts: its columns have changed, or its records are not complete.
-func (t *Table) Rows() ([]Row, error) {
-	var rows []Row
-	bag := make(map[string]int)
-	for _, p := range t.partitions {
-		for key, r := range p.rows {
-			rows = append(rows, r.out(key))
-		}
-		for text, n := range p.bag {
-			bag[text] += n
-		}
+	for rows.next() {
+		n++
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return strings.Compare(a.Key, b.Key) })
-	for _, text := range slices.Sorted(maps.Keys(bag)) {
-		n := bag[text]
-		if n == 0 {
-			continue
-		}
-		if n < 0 {
-			return nil, fmt.Errorf("fold keyless table: a row was deleted %d times more than inserted", -n)
-		}
-		r := Row{Count: n}
-		if err := json.Unmarshal([]byte(text), &r.Columns); err != nil {
-			return nil, fmt.Errorf("fold keyless table: %w", err)
-		}
-		rows = append(rows, r)
+	if err := rows.close(); err != nil {
+		return 0, err
 	}
-	return rows, nil
-}
-
-func (r row) out(key string) Row {
-	out := Row{Key: key, Columns: make(map[string]json.RawMessage, len(r)), Count: 1}
-	for name, c := range r {
-		if raw := c.value(); raw != nil {
-			out.Columns[name] = raw
-		} else {
-			out.Unknown = append(out.Unknown, name)
-		}
+	bag, err := t.store.each([]byte{'b'})
+	if err != nil {
+		return 0, err
 	}
-	slices.Sort(out.Unknown)
-	return out
+	for bag.next() {
+		_, value := bag.entry()
+		count, _ := binary.Varint(value)
+		n += int(count)
+	}
+	return n, bag.close()
 }

@@ -3,6 +3,7 @@ package all
 
 import (
 	"weft/sources"
+	"weft/sources/mongodb"
 	"weft/sources/polling"
 	"weft/sources/postgres"
 	"weft/sources/spanner"
@@ -10,7 +11,10 @@ import (
 
 // Kinds makes an empty config for each value that a source's type field may have.
 var Kinds = map[string]func() sources.Config{
-	"postgres": func() sources.Config { return &postgres.Config{} },
-	"spanner":  func() sources.Config { return &spanner.Config{} },
-	"sqlite":   func() sources.Config { return &polling.SQLiteConfig{} },
+	"mongodb":       func() sources.Config { return &mongodb.Config{} },
+	"mariadb":       func() sources.Config { return &polling.MariaDBConfig{} },
+	"postgres":      func() sources.Config { return &postgres.Config{} },
+	"postgres-poll": func() sources.Config { return &polling.PostgresConfig{} },
+	"spanner":       func() sources.Config { return &spanner.Config{} },
+	"sqlite":        func() sources.Config { return &polling.SQLiteConfig{} },
 }

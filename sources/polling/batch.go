@@ -79,8 +79,19 @@ func (b *batch) add(t *table, values []sources.Value) bool {
 	b.size += size
 	order := appendOrder(b.room(orderWidth), b.poll, len(b.changes))
 	b.keep(order)
-	b.changes = append(b.changes, sources.Change{
-		Op: sources.OpCreate, Table: &t.Table, After: values, Order: slices.Clip(order),
-	})
+	c := sources.Change{Op: sources.OpCreate, Table: &t.Table, After: values, Order: slices.Clip(order)}
+	if t.isDeleted(values) {
+		c.Op, c.Before, c.After = sources.OpDelete, values, nil
+	}
+	b.changes = append(b.changes, c)
 	return true
+}
+
+// last is the row of the last change.
+func (b *batch) last() []sources.Value {
+	c := b.changes[len(b.changes)-1]
+	if c.Op == sources.OpDelete {
+		return c.Before
+	}
+	return c.After
 }

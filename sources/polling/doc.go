@@ -1,6 +1,12 @@
 // Package polling is the source for datastores that have no stream of changes: it asks, at an interval, for the rows
 // whose watermark column is above the highest one seen. The engine (source.go) is the same for every kind of datastore;
-// a dialect tells how one kind is asked, and how far its watermarks can be trusted. SQLite is the one there is.
+// a dialect (dialect.go) tells how one kind is asked, and up to which watermark, its horizon, nothing can appear any more.
+//
+//	dialect     watermark                       horizon                          exact                      a poll costs
+//	SQLite      integer set by triggers         the counter                      yes                        nothing, or an index range
+//	PostgreSQL  xid8 column set by a trigger    oldest running transaction       yes                        an index range
+//	            the row's xmin                  oldest running transaction       yes                        a scan, if a transaction has ended
+//	MariaDB     TIMESTAMP set by the server     start of the oldest open work    if only the server sets it four queries and an index range
 //
 // What it delivers:
 //
@@ -9,12 +15,27 @@
 //   - Each as an OpCreate without Before. The source keeps no rows, so it cannot tell an insert from an update, and
 //     readers of the Debezium envelope refuse an update without a before image (Flink's debezium-json: "The "before"
 //     field of UPDATE message is null"), while they take a create of a key that exists as an upsert.
-//   - No deletes: a deleted row has no watermark. Mark rows as deleted in a column instead. For the same reason a
+//   - No deletes, but for rows that a column marks as deleted: a deleted row has no watermark. For the same reason a
 //     changed key is a create of the new key, and the old one stays as it was.
 //   - No rows from before the capture's first Open.
 //
 // Order is the number of the poll and the index in it. A poll cannot be repeated, since rows have moved on by then, so
 // after a resume the count goes on above OpenOptions.Above.
+//
+// # PostgreSQL
+//
+// pg_snapshot_xmin of the poll's own snapshot is the id below which every transaction has ended, savepoints' and prepared ones
+// included. So rows with h <= id < xmin are read, and xmin is the next h: what a later snapshot shows for the first time was
+// written by a transaction that was not below it. The list of running transactions that a snapshot also has is not used: a row's
+// xmin can be a savepoint's, which is not listed, and on a standby the list is empty; a snapshot's xmin is right on both.
+//
+// A row keeps 32 bits of its transaction's id. The other half is that of the newest id below the snapshot's end, which is right
+// for every row that was written within the last 2^32 transactions; an older one may come once more, and none is overlooked.
+//
+// # MariaDB
+//
+// A row's time is that of its statement's start, which may be long before its transaction starts and before it commits. How the
+// oldest open work is found is told in mariadb_look.go. A row of a column with fewer digits has its time cut, and so is the horizon.
 //
 // # SQLite
 //

@@ -79,7 +79,7 @@ func (s *shop) start() sources.Source {
 
 func next(t *testing.T, src sources.Source) sources.Batch {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	b, err := src.Next(ctx)
 	if err != nil {
@@ -91,7 +91,7 @@ func next(t *testing.T, src sources.Source) sources.Batch {
 // nextError calls Next, which must fail by itself.
 func nextError(t *testing.T, src sources.Source) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	b, err := src.Next(ctx)
 	if err == nil || ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package polling
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -15,9 +16,17 @@ type position struct {
 	Tables   map[string]tablePosition `json:"tables"`
 }
 
-// tablePosition is how far a table has been read.
+// tablePosition is how far a table has been read: all rows whose watermark is at most Watermark.
 type tablePosition struct {
 	Watermark int64 `json:"watermark"`
+	// Cursor is where in the rows above Watermark reading goes on, nil for the first of them. It is the dialect's.
+	Cursor json.RawMessage `json:"cursor,omitempty"`
+	// Identity is the table's at that time; see table.
+	Identity string `json:"identity,omitempty"`
+}
+
+func (t tablePosition) equal(o tablePosition) bool {
+	return t.Watermark == o.Watermark && t.Identity == o.Identity && bytes.Equal(t.Cursor, o.Cursor)
 }
 
 func (p position) encode() (sources.Position, error) {

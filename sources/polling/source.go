@@ -2,67 +2,39 @@ package polling
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"weft/sources"
 )
-
-// dialect is what the engine needs of a kind of datastore. Its methods are called by one goroutine.
-type dialect interface {
-	// changed tells cheaply whether anything was committed since it was last called. It may say so in vain.
-	changed(ctx context.Context) (bool, error)
-	// view opens a consistent view of the datastore.
-	view(ctx context.Context) (view, error)
-	close() error
-}
-
-// view is one consistent view of the datastore.
-type view interface {
-	// database identifies the datastore, and horizon is the watermark up to which the view is complete: no version
-	// numbered up to it is committed later.
-	database() string
-	horizon() int64
-	// tables are the captured ones in the order of their names. A *table stays the same as long as nothing about it
-	// changes.
-	tables() []*table
-	// read adds to b the rows of t whose watermark is above after, in its order, until there are none or b is full.
-	// It returns the watermark of the last row added, and whether b was full.
-	read(ctx context.Context, t *table, after int64, b *batch) (last int64, full bool, err error)
-	close() error
-}
-
-// table is a captured table.
-type table struct {
-	sources.Table
-	// name identifies it in positions and in messages.
-	name string
-	// query selects the rows above a watermark in its order: the watermark, then the columns. It and scan are the
-	// dialect's.
-	query string
-	scan  []any
-}
 
 // source is the engine: it implements sources.Source on a dialect.
 type source struct {
 	dialect  dialect
 	interval time.Duration
 	place    string // names the datastore in messages
+	deleted  string // the column that marks deleted rows, "" for none
+	log      hclog.Logger
 
 	position position
 	started  bool // the position was returned or is the one that Open was given
 	pending  bool // the last poll left rows, or failed
+	moved    bool // the position has moved since it was returned
+	returned time.Time
 	turn     string
 	batch    *batch
 }
 
 // open makes the engine and verifies the datastore against o.Position.
-func open(ctx context.Context, d dialect, place string, interval time.Duration, o sources.OpenOptions) (*source, error) {
+func open(ctx context.Context, d dialect, place string, interval time.Duration, deleted string, o sources.OpenOptions) (*source, error) {
 	s := &source{
-		dialect: d, interval: interval, place: place, pending: true, started: o.Position != nil,
+		dialect: d, interval: interval, place: place, deleted: deleted, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
 		batch: newBatch(o.BatchBytes),
 	}
 	poll, err := pollOf(o.Above)
@@ -79,11 +51,14 @@ func open(ctx context.Context, d dialect, place string, interval time.Duration, 
 	if err != nil {
 		return nil, err
 	}
+	if err = markDeleted(v.tables(), deleted); err != nil {
+		return nil, errors.Join(err, v.close())
+	}
 	if o.Position == nil {
 		s.position.Database = v.database()
 		s.position.Tables = map[string]tablePosition{}
 		for _, t := range v.tables() {
-			s.position.Tables[t.name] = tablePosition{Watermark: v.horizon()}
+			s.position.Tables[t.name] = tablePosition{Watermark: v.horizon(), Identity: t.identity}
 		}
 	} else {
 		err = s.verify(v)
@@ -102,20 +77,17 @@ func (s *source) verify(v view) error {
 	gap := &sources.GapError{
 		Remedy: "look for what replaced it, then set on_gap: continue, which reads every row of the captured tables once more in a new epoch",
 	}
-	highest := s.position.highest()
-	switch {
-	case v.database() != s.position.Database:
+	if v.database() != s.position.Database {
 		gap.Reason = fmt.Sprintf("%s is another database than the one captured so far: its identity is %s, the checkpoint's %s",
 			s.place, v.database(), s.position.Database)
-	case v.horizon() < highest:
-		gap.Reason = fmt.Sprintf("%s was put back to an older state: its counter is at %d, the checkpoint at %d, so up to %d "+
-			"changes that were captured are no longer in it", s.place, v.horizon(), highest, highest-v.horizon())
-	default:
+	} else if gap.Reason = v.older(s.position.highest()); gap.Reason == "" {
 		return nil
+	} else {
+		gap.Reason = s.place + " was put back to an older state: " + gap.Reason
 	}
 	resume := position{Database: v.database(), Poll: s.position.Poll, Tables: map[string]tablePosition{}}
 	for _, t := range v.tables() {
-		resume.Tables[t.name] = tablePosition{}
+		resume.Tables[t.name] = tablePosition{Identity: t.identity}
 	}
 	var err error
 	gap.Resume, err = resume.encode()
@@ -139,28 +111,66 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 		s.started = true
 		return sources.Batch{Position: p}, nil
 	}
-	// A poll is short, since a batch bounds it, and is not interrupted: what it has found is returned even if ctx ends.
-	polling := context.WithoutCancel(ctx)
+	// A poll is bounded by a batch and is not interrupted at once: what it has found is returned even if ctx ends.
+	polling, stop := withGrace(ctx)
+	defer stop()
 	var timer *time.Timer
 	for {
+		began := time.Now()
 		b, err := s.poll(polling)
+		if err != nil && polling.Err() != nil {
+			return sources.Batch{}, ctx.Err()
+		}
 		if err != nil {
 			return sources.Batch{}, err
 		}
 		if len(b.Changes) > 0 {
 			return b, nil
 		}
+		if s.pending && ctx.Err() == nil {
+			continue // the dialect has more to read, though nothing was in what it has read
+		}
+		if p, err := s.progress(); p != nil || err != nil {
+			return sources.Batch{Position: p}, err
+		}
+		// An expensive look, such as a whole table's, is made no more than half of the time.
+		pause := max(s.interval, time.Since(began))
 		if timer == nil {
-			timer = time.NewTimer(s.interval)
+			timer = time.NewTimer(pause)
 			defer timer.Stop()
 		} else {
-			timer.Reset(s.interval)
+			timer.Reset(pause)
 		}
 		select {
 		case <-ctx.Done():
 			return sources.Batch{}, ctx.Err()
 		case <-timer.C:
 		}
+	}
+}
+
+// progressEvery is how often a position that has moved without a change is returned: so a restart begins near the present.
+const progressEvery = 10 * time.Second
+
+// progress is the position, if it has moved since one was returned and that was a while ago.
+func (s *source) progress() (sources.Position, error) {
+	if !s.moved || time.Since(s.returned) < progressEvery {
+		return nil, nil
+	}
+	s.moved, s.returned = false, time.Now()
+	return s.position.encode()
+}
+
+// grace is how long a poll that is under way may go on when nobody waits for it any longer.
+const grace = 5 * time.Second
+
+// withGrace returns a context that ends a while after ctx does.
+func withGrace(ctx context.Context) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
+	return late, func() {
+		stop()
+		cancel()
 	}
 }
 
@@ -187,6 +197,13 @@ func (s *source) poll(ctx context.Context) (sources.Batch, error) {
 
 // read fills a batch from a view, and moves the position only when it is complete.
 func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
+	if v, ok := v.(rewinder); ok && v.rewind() > 0 {
+		for name, at := range s.position.Tables {
+			if at.Watermark >= v.rewind() {
+				s.position.Tables[name] = tablePosition{Watermark: v.rewind() - 1, Identity: at.Identity}
+			}
+		}
+	}
 	if err := s.verify(v); err != nil {
 		return sources.Batch{}, err
 	}
@@ -195,13 +212,16 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 		Tables: make(map[string]tablePosition, len(s.position.Tables)),
 	}
 	tables := v.tables()
+	if err := markDeleted(tables, s.deleted); err != nil {
+		return sources.Batch{}, err
+	}
 	lowest := s.position.lowest()
 	for _, t := range tables {
 		at, ok := s.position.Tables[t.name]
 		if !ok {
 			// The table is new to the capture. Watermarks are of one counter for all tables, so what was written to it
 			// since the position is above the position's lowest.
-			at.Watermark = lowest
+			at = tablePosition{Watermark: lowest, Identity: t.identity}
 		}
 		next.Tables[t.name] = at
 	}
@@ -214,25 +234,29 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 	turn := ""
 	for i := range tables {
 		t := tables[(first+i)%len(tables)]
-		at := next.Tables[t.name].Watermark
-		last, tableFull, err := v.read(ctx, t, at, s.batch)
+		at := next.Tables[t.name]
+		if at.Identity != t.identity {
+			s.log.Warn("a table was replaced or rebuilt, and is read from its beginning", "table", t.name)
+			at = tablePosition{Identity: t.identity}
+		}
+		at, tableFull, err := v.read(ctx, t, at, s.batch)
 		if err != nil {
 			return sources.Batch{}, err
 		}
+		next.Tables[t.name] = at
 		if tableFull {
 			full, turn = true, t.name+"\x00"
-			next.Tables[t.name] = tablePosition{Watermark: last}
 			break
 		}
-		next.Tables[t.name] = tablePosition{Watermark: v.horizon()}
 	}
 	s.pending = full
 	if len(s.batch.changes) == 0 {
-		if !maps.Equal(s.position.Tables, next.Tables) {
+		if !maps.EqualFunc(s.position.Tables, next.Tables, tablePosition.equal) {
 			// Kept without being returned: nothing was found below it, and a change that comes carries it along.
 			next.Poll = s.position.Poll
-			s.position = next
+			s.position, s.moved = next, true
 		}
+		s.turn = turn
 		return sources.Batch{}, nil
 	}
 	p, err := next.encode()
@@ -240,6 +264,7 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 		return sources.Batch{}, err
 	}
 	s.position, s.turn = next, turn
+	s.moved, s.returned = false, time.Now()
 	return sources.Batch{Changes: s.batch.changes, Position: p, More: full}, nil
 }
 

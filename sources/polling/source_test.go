@@ -59,6 +59,39 @@ func TestOrderAbove(t *testing.T) {
 	}
 }
 
+// A row that a column marks as deleted is a delete; when the mark goes, it is there again.
+func TestDeletedColumn(t *testing.T) {
+	tests := []struct{ declared, mark, unmark string }{
+		{"BOOLEAN NOT NULL DEFAULT FALSE", "TRUE", "FALSE"}, {"INTEGER", "1", "0"}, {"INTEGER", "-7", "NULL"}, {"DATETIME", "'2026-02-28'", "NULL"},
+		{"REAL NOT NULL DEFAULT 0.0", "0.5", "0.0"},
+	}
+	for _, test := range tests {
+		t.Run(test.declared+" "+test.mark, func(t *testing.T) {
+			s := newShop(t, "*")
+			createTable(t, s.db, "orders", "id INTEGER PRIMARY KEY, gone "+test.declared)
+			createTable(t, s.db, "other", orders)
+			s.config.Deleted = "gone"
+			src := s.start()
+			for i, step := range []struct {
+				statement string
+				op        sources.Op
+			}{
+				{"INSERT INTO orders (id) VALUES (1)", sources.OpCreate}, {"UPDATE orders SET gone = " + test.mark, sources.OpDelete},
+				{"UPDATE orders SET gone = " + test.unmark, sources.OpCreate}, {"INSERT INTO other (id) VALUES (1)", sources.OpCreate},
+			} {
+				s.execute(step.statement)
+				b := next(t, src)
+				c := b.Changes[0]
+				if len(b.Changes) != 1 || c.Op != step.op || (c.Before != nil) != (c.Op == sources.OpDelete) || (c.After != nil) == (c.Before != nil) {
+					t.Fatalf("step %d: %d changes, the first is %c", i, len(b.Changes), c.Op)
+				}
+			}
+			s.config.Deleted = "removed"
+			wantFatal(t, s.openError(), "no captured table has a column removed")
+		})
+	}
+}
+
 // No table has to wait for another that never ends.
 func TestFair(t *testing.T) {
 	s := newShop(t, "a", "b", "c")

@@ -23,6 +23,7 @@ type SQLiteConfig struct {
 	Path      string        `yaml:"path" json:"path" jsonschema:"the database file"`
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of the integer column that triggers set on every write; default weft_version"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 100ms, which is the default"`
+	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
 }
 
 const (
@@ -65,7 +66,7 @@ func (c *SQLiteConfig) Open(ctx context.Context, o sources.OpenOptions) (sources
 	if interval == 0 {
 		interval = defaultInterval
 	}
-	s, err := open(ctx, d, c.place(), interval, o)
+	s, err := open(ctx, d, c.place(), interval, c.Deleted, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -236,17 +237,26 @@ func (v *sqliteView) load(ctx context.Context) error {
 	return nil
 }
 
-// read implements view.
-func (v *sqliteView) read(ctx context.Context, t *table, after int64, b *batch) (last int64, full bool, err error) {
-	rows, err := v.tx.QueryContext(ctx, t.query, after)
-	if err != nil {
-		return after, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+// older implements view.
+func (v *sqliteView) older(highest int64) string {
+	if v.counter >= highest {
+		return ""
 	}
-	last = after
+	return fmt.Sprintf("its counter is at %d, the checkpoint at %d, so up to %d changes that were captured are no longer in it",
+		v.counter, highest, highest-v.counter)
+}
+
+// read implements view.
+func (v *sqliteView) read(ctx context.Context, t *table, at tablePosition, b *batch) (tablePosition, bool, error) {
+	rows, err := v.tx.QueryContext(ctx, t.query, at.Watermark)
+	if err != nil {
+		return at, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+	}
+	last, full := at.Watermark, false
 	for !full && rows.Next() {
 		row, err := v.row(t, rows, last, b)
 		if err != nil {
-			return after, false, v.dialect.explain(errors.Join(err, rows.Close()))
+			return at, false, v.dialect.explain(errors.Join(err, rows.Close()))
 		}
 		if b.add(t, row.values) {
 			last = row.watermark
@@ -255,9 +265,12 @@ func (v *sqliteView) read(ctx context.Context, t *table, after int64, b *batch) 
 		}
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return after, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+		return at, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
 	}
-	return last, full, nil
+	if !full {
+		last = v.counter
+	}
+	return tablePosition{Watermark: last}, full, nil
 }
 
 // sqliteRow is a row in a batch's memory.

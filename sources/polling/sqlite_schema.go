@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -71,17 +72,14 @@ func (v *sqliteView) loadTables(ctx context.Context) ([]*table, error) {
 			return nil, err
 		}
 		// A change of the schema that does not concern the table leaves it the same.
-		i := slices.IndexFunc(d.captured, func(old *table) bool { return sameTable(old, t) })
-		if i >= 0 {
-			t = d.captured[i]
-		}
-		tables = append(tables, t)
+		tables = append(tables, keep(d.captured, t))
 	}
 	return tables, nil
 }
 
 func sameTable(a, b *table) bool {
-	return a.name == b.name && a.query == b.query && slices.Equal(a.Key, b.Key) && slices.Equal(a.Columns, b.Columns)
+	return a.name == b.name && a.identity == b.identity && a.query == b.query && slices.Equal(a.Key, b.Key) &&
+		reflect.DeepEqual(a.Columns, b.Columns)
 }
 
 // match returns the names of the tables that the patterns match.

@@ -73,6 +73,9 @@ func (k *checker) tables(ctx context.Context) error {
 		}
 	}
 	k.others(all, holding, pub)
+	if k.o.Snapshot {
+		return k.snapshot(ctx, set.names)
+	}
 	return nil
 }
 

@@ -26,11 +26,15 @@ type decoder struct {
 	database   string
 	messages   bool // deliver logical messages
 	batchBytes int
+	slot       string  // that marks are for
+	unseen     *unseen // takes in each transaction
 
 	at lsn // all that ends at or before it is done
 	tx transaction
 	// resume is what was delivered of the next transaction before the stream began; nil once it is skipped.
 	resume *txPosition
+	// marked: a transaction with a mark has just been committed; the batch is to end here.
+	marked bool
 
 	// The batch, in memory that is used again for the next.
 	changes []sources.Change
@@ -46,7 +50,9 @@ type transaction struct {
 	number     uint64 // counts transactions, to tell one from another
 	finalLSN   lsn
 	xid        uint32
+	stamp      uint64 // xid in 64 bits
 	commitTime int64
+	marked     bool // it holds a mark
 	// events were seen, filtered ones included; hash is of their frames. delivered counts the changes made of them.
 	events, delivered int64
 	hash              xxhash.Digest
@@ -138,7 +144,8 @@ func (d *decoder) begin(data []byte) error {
 		return d.resumeGap("the checkpoint is inside transaction %d that commits at %s, and the server sends transaction %d that "+
 			"commits at %s", r.XID, r.FinalLSN, b.XID, lsn(b.FinalLSN))
 	}
-	d.tx = transaction{open: true, number: d.tx.number + 1, finalLSN: lsn(b.FinalLSN), xid: b.XID, commitTime: b.CommitTime}
+	d.tx = transaction{open: true, number: d.tx.number + 1, finalLSN: lsn(b.FinalLSN), xid: b.XID, commitTime: b.CommitTime,
+		stamp: d.unseen.add(b.XID)}
 	d.tx.hash.Reset()
 	return nil
 }
@@ -157,6 +164,7 @@ func (d *decoder) commit(data []byte) error {
 	}
 	d.at = lsn(c.EndLSN)
 	d.tx.open = false
+	d.marked = d.marked || d.tx.marked
 	return nil
 }
 
@@ -336,6 +344,11 @@ func (d *decoder) message(f frame) error {
 	if err != nil {
 		return err
 	}
+	if m.Prefix == markPrefix {
+		tx.marked = tx.marked || string(m.Content) == d.slot
+		d.accept(tx)
+		return nil
+	}
 	if d.messages {
 		tx.delivered++
 	}
@@ -352,7 +365,7 @@ func (d *decoder) looseMessage(f frame, m pgoutput.LogicalMessage) error {
 	if d.tx.open {
 		return fmt.Errorf("a message that is not transactional came inside transaction %d", d.tx.xid)
 	}
-	if d.messages {
+	if d.messages && m.Prefix != markPrefix {
 		first := len(d.text)
 		d.text = appendOrder(d.text, lsn(m.LSN)-1, 0)
 		order := d.text[first:len(d.text):len(d.text)]
@@ -384,7 +397,7 @@ func (d *decoder) add(f frame, index int64) *sources.Change {
 	var xid [10]byte
 	meta := d.meta(f, string(strconv.AppendUint(xid[:0], uint64(d.tx.xid), 10)))
 	d.changes = append(d.changes, sources.Change{
-		Order: order, Meta: meta, CommitTime: d.tx.commitTime, Transaction: d.tx.shared, TransactionOrder: d.tx.delivered,
+		Order: order, Meta: meta, Stamp: d.tx.stamp, CommitTime: d.tx.commitTime, Transaction: d.tx.shared, TransactionOrder: d.tx.delivered,
 	})
 	d.size += changeOverhead
 	return &d.changes[len(d.changes)-1]

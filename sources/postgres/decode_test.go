@@ -51,7 +51,7 @@ func insertFrame(values ...string) []byte {
 func testDecoder() *decoder {
 	t := &sources.Table{Schema: "public", Name: "t", Key: []int{0}, Columns: []sources.Column{
 		{Name: "a", Type: sources.Type{Kind: sources.Int}}, {Name: "b"}, {Name: "c", Type: sources.Type{Kind: sources.Bytes}}}}
-	return &decoder{batchBytes: 1 << 20, at: 0x100, relations: relations{byOID: map[uint32]*relation{
+	return &decoder{batchBytes: 1 << 20, at: 0x100, slot: "s", unseen: &unseen{}, relations: relations{byOID: map[uint32]*relation{
 		1: {oid: 1, table: t, identity: []bool{true, false, false}, normalize: []int{2}},
 		2: {oid: 2},
 	}}}

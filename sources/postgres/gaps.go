@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"weft/sources"
+	"weft/sources/postgres/visibility"
 )
 
 // continuation is what the server has for a capture to go on from.
@@ -17,6 +18,8 @@ type continuation struct {
 	slotName    string
 	publication string
 	published   bool // the publication exists
+	// unseen are those of the position, where this is still the server that they ran on.
+	unseen *visibility.Unseen
 }
 
 // readHistory reads where the server's timelines were left, if the position is of another.
@@ -138,6 +141,9 @@ func (c continuation) resume(at lsn) *position {
 		return c.replacement()
 	}
 	p := c.position(max(at, c.slot.confirmed))
+	if at == 0 { // else the server has gone back to before them
+		p.Unseen = c.unseen
+	}
 	return &p
 }
 

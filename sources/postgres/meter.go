@@ -64,11 +64,13 @@ func (s *source) startMeter() {
 	go s.meter(ctx)
 }
 
-// meter reads the end of the log until ctx ends, and now and then the tables. While that fails, the lag is unknown.
+// meter reads the end of the log until ctx ends, what is visible, and now and then the tables. While that fails, the lag is
+// unknown.
 func (s *source) meter(ctx context.Context) {
 	defer close(s.meterDone)
-	end, tables := time.NewTicker(meterInterval), time.NewTicker(s.tablesInterval)
+	end, seen, tables := time.NewTicker(meterInterval), time.NewTicker(seenInterval), time.NewTicker(s.tablesInterval)
 	defer end.Stop()
+	defer seen.Stop()
 	defer tables.Stop()
 	warned := map[uint32]bool{}
 	s.measure(ctx)
@@ -78,6 +80,8 @@ func (s *source) meter(ctx context.Context) {
 			return
 		case <-end.C:
 			s.measure(ctx)
+		case <-seen.C:
+			s.look(ctx)
 		case <-tables.C:
 			s.warnOfTables(ctx, warned)
 		}

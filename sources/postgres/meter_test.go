@@ -97,7 +97,7 @@ func TestNewTables(t *testing.T) {
 		log = logBuffer{}
 		o.Position = s.position
 		s = db.reopen(db.config(), o)
-		added := regexp.MustCompile(`\[WARN\]  added table public\.pat_b to publication ` + db.slot() + `: changes before ([0-9A-F]+/[0-9A-F]+) are not captured\n`)
+		added := regexp.MustCompile(`\[WARN\]  added table public\.pat_b to publication ` + db.slot() + `: what was written to it before ([0-9A-F]+/[0-9A-F]+) comes only with a snapshot\n`)
 		found := added.FindStringSubmatch(log.String())
 		if found == nil || strings.Count(log.String(), "[WARN]") != 1 || strings.Contains(log.String(), "made the publication") {
 			t.Fatalf("the log says:\n%s", &log)

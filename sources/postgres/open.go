@@ -82,6 +82,9 @@ func (c Config) prepare(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgConn
 		return nil, err
 	}
 	found.published = pub.exists
+	if p != nil && p.System == found.system && p.Timeline == found.timeline {
+		found.unseen = p.Unseen // what ran on another timeline has ended with it
+	}
 	if found.slot, err = readFreeSlot(ctx, conn, c.Slot, found.database); err != nil {
 		return nil, err
 	}
@@ -114,7 +117,15 @@ func (c Config) prepare(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgConn
 		o.Logger.Warn("the server may drop log that the slot needs at its next checkpoint: max_slot_wal_keep_size is exceeded",
 			"slot", c.Slot, "restart_lsn", found.slot.restart.String())
 	}
+	snapshot, err := readSnapshot(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
 	s := c.newSource(conn, found, set, o)
+	s.unseen.resume(found.unseen, snapshot)
+	if p != nil {
+		s.since = p.Since
+	}
 	return s, s.enter(ctx, repl, p)
 }
 
@@ -127,6 +138,7 @@ func (c Config) newSource(conn *pgx.Conn, found continuation, set *tableSet, o s
 		server:         found,
 		catalog:        newCatalog(c, conn),
 		queue:          newQueue(o.ReadAheadBytes),
+		unseen:         &unseen{},
 		announced:      make(chan struct{}),
 		tablesInterval: tablesInterval,
 		meterDone:      make(chan struct{}),
@@ -135,6 +147,8 @@ func (c Config) newSource(conn *pgx.Conn, found continuation, set *tableSet, o s
 		relations:  relations{set: set, catalog: s.catalog, database: found.database, byOID: map[uint32]*relation{}},
 		database:   found.database,
 		messages:   c.Messages,
+		slot:       c.Slot,
+		unseen:     s.unseen,
 		batchBytes: o.BatchBytes,
 	}
 	return s

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"weft/sources"
+	"weft/sources/postgres/visibility"
 )
 
 // lsn is a place in the server's write-ahead log; as text 16/B374D848.
@@ -58,6 +59,11 @@ type position struct {
 	Creating bool `json:"creating,omitempty"`
 	// Replace comes with Creating: the slot of this name is useless and is to be dropped first.
 	Replace bool `json:"replace,omitempty"`
+	// Unseen are transactions that were returned, or could have been, and that were not yet known to be visible.
+	Unseen *visibility.Unseen `json:"unseen,omitempty"`
+	// Since is a transaction that had ended when the slot was made: what has got into the publication by a later one is not
+	// in the stream from its beginning. Zero where that is not known.
+	Since uint64 `json:"since,omitempty"`
 }
 
 // txPosition says how much of the transaction that follows position.LSN is done.
@@ -111,6 +117,8 @@ func (p position) check() error {
 		return fmt.Errorf("replace comes only with creating")
 	case p.Creating != (p.LSN == 0):
 		return fmt.Errorf("exactly one of lsn and creating must be set")
+	case p.Unseen != nil && p.Unseen.Check() != nil:
+		return p.Unseen.Check()
 	case p.TX == nil:
 		return nil
 	case p.Creating:

@@ -24,6 +24,8 @@ func TestPosition(t *testing.T) {
 	for _, text := range []string{
 		head + `"lsn":"0/16B3748"}`,
 		head + `"lsn":"0/16B3748","tx":{"final_lsn":"0/16B4000","xid":820,"events":1000,"hash":"00c0ffee00c0ffee"}}`,
+		head + `"lsn":"0/16B3748","unseen":{"from":820,"to":830,"also":[800,805]},"since":700}`,
+		head + `"lsn":"0/16B3748","unseen":{"also":[4294967300]}}`,
 		head + `"creating":true}`,
 		head + `"creating":true,"replace":true}`,
 	} {
@@ -50,6 +52,8 @@ func TestPosition(t *testing.T) {
 		{head + `"creating":true,"tx":{"final_lsn":"0/2","xid":1,"events":1,"hash":"0000000000000000"}}`, "exclude each other"},
 		{head + `"lsn":"0/1","tx":{"final_lsn":"0/2","xid":1,"events":0,"hash":"0000000000000000"}}`, "above zero"},
 		{head + `"lsn":"0/1","tx":{"final_lsn":"0/2","xid":1,"events":1,"hash":"c0ffee"}}`, "16 hex digits"},
+		{head + `"lsn":"0/1","unseen":{"from":9,"to":8}}`, "must be a range"},
+		{head + `"lsn":"0/1","unseen":{"xip":[8]}}`, "written by a newer Weft"},
 		{`{"lsn":"0/1"}`, "must be set"},
 	}
 	for _, tt := range bad {

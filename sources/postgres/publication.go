@@ -228,7 +228,7 @@ func ensurePublication(ctx context.Context, conn *pgx.Conn, p *publication, s *t
 		return fmt.Errorf("read the end of the log: %w", err)
 	}
 	for _, t := range added {
-		log.Warn("added table " + t.String() + " to publication " + p.name + ": changes before " + at + " are not captured")
+		log.Warn("added table " + t.String() + " to publication " + p.name + ": what was written to it before " + at + " comes only with a snapshot")
 	}
 	return nil
 }

@@ -38,13 +38,13 @@ func eachServer(t *testing.T, test func(t *testing.T, db *database)) {
 
 // database is a test's own database; it and its slots are dropped with the test.
 type database struct {
-	t          *testing.T
+	t          testing.TB
 	admin, url string
 	name       string
 	conn       *pgx.Conn
 }
 
-func newDatabase(t *testing.T, admin string) *database {
+func newDatabase(t testing.TB, admin string) *database {
 	t.Helper()
 	db := &database{t: t, admin: admin, name: fmt.Sprintf("weft_test_%x", rand.Uint64())}
 	db.withAdmin(func(ctx context.Context, conn *pgx.Conn) error {
@@ -158,7 +158,7 @@ func (db *database) options(tables ...string) sources.OpenOptions {
 
 // stream is an opened source with what it has brought, as text.
 type testStream struct {
-	t        *testing.T
+	t        testing.TB
 	src      sources.Source
 	position sources.Position
 	closed   sync.Once

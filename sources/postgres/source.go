@@ -44,6 +44,8 @@ type source struct {
 	catalog *catalog
 	decoder *decoder
 	queue   *queue
+	unseen  *unseen // locked in itself
+	since   uint64  // see position
 	stage   stage
 	err     error // what Next returns from now on
 
@@ -115,7 +117,13 @@ func (s *source) create(ctx context.Context) error {
 			return nil
 		}
 		s.log.Info("making the replication slot: the server waits for transactions that are running", "slot", s.config.Slot)
+		if s.since, err = assignXID(ctx, conn); err != nil {
+			return err
+		}
 		if start, err = createSlot(ctx, conn, s.config.Slot); err != nil {
+			return err
+		}
+		if err := s.awaitStandbys(ctx, conn); err != nil {
 			return err
 		}
 		s.log.Info("made the replication slot; changes committed from here on are captured", "slot", s.config.Slot, "lsn", start.String())
@@ -132,6 +140,29 @@ func (s *source) create(ctx context.Context) error {
 		_ = closeConn(conn) // the first error is what matters
 		return err
 	}
+	return nil
+}
+
+// awaitStandbys sees to it that what was committed just before the slot, and waits for a synchronous standby before it
+// becomes visible, is not missed by who reads the tables next: the stream does not have it. Which of the running
+// transactions wait cannot be told, so all of them count.
+func (s *source) awaitStandbys(ctx context.Context, conn *pgx.Conn) error {
+	var standbys string
+	if err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_standby_names')").Scan(&standbys); err != nil {
+		return fmt.Errorf("read the server's settings: %w", err)
+	}
+	if standbys == "" {
+		return nil
+	}
+	snapshot, err := readSnapshot(ctx, conn)
+	if err != nil {
+		return err
+	}
+	next, err := assignXID(ctx, conn)
+	if err != nil {
+		return err
+	}
+	s.unseen.addRunning(snapshot, next)
 	return nil
 }
 
@@ -191,6 +222,10 @@ func (s *source) next(ctx context.Context) (sources.Batch, error) {
 				return s.failed(ctx, f, err)
 			}
 			s.queue.advance()
+			if d.marked {
+				d.marked = false
+				return s.batch(), nil
+			}
 			if len(d.changes) == 0 && n%256 == 0 {
 				d.reset()
 				s.queue.release()
@@ -261,10 +296,11 @@ func (s *source) failed(ctx context.Context, f frame, err error) (sources.Batch,
 // resumeGap goes on with the whole transaction: what was delivered of it is delivered again.
 func (s *source) resumeGap(reason string) error {
 	at := s.server.position(s.decoder.at)
+	at.Unseen, at.Since = s.unseen.now(), s.since
 	return s.server.gap("%s", reason)(&at)
 }
 
-// batch hands out what the decoder has.
+// batch hands out what the decoder has: nothing but the newer position, where only a mark has come.
 func (s *source) batch() sources.Batch {
 	b := s.progress()
 	d := s.decoder
@@ -272,8 +308,8 @@ func (s *source) batch() sources.Batch {
 	b.Partial = d.partial()
 	_, b.More, _ = s.queue.peek()
 	s.handedOut = true
-	if t := d.changes[len(d.changes)-1].CommitTime; t != 0 {
-		s.commitTime.Store(t)
+	if n := len(d.changes); n > 0 && d.changes[n-1].CommitTime != 0 {
+		s.commitTime.Store(d.changes[n-1].CommitTime)
 	}
 	return b
 }
@@ -282,7 +318,9 @@ func (s *source) batch() sources.Batch {
 func (s *source) progress() sources.Batch {
 	s.returned.Store(uint64(s.decoder.at))
 	s.returnedAt = time.Now()
-	return sources.Batch{Position: s.decoder.where(s.server.position(0)).encode()}
+	p := s.server.position(0)
+	p.Unseen, p.Since = s.unseen.now(), s.since
+	return sources.Batch{Position: s.decoder.where(p).encode()}
 }
 
 // idle returns a batch without changes when a newer position is due, else how long to wait for that; zero: for as long

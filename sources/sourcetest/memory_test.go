@@ -43,6 +43,22 @@ const (
 	nullBecomesEmpty
 	failsAfterCancel
 	fillsClosed
+	losesFirstRow
+	repeatsAtCursor
+	ignoresUntil
+	readsStale
+	overfillsChunks
+	newTableEachChunk
+	reusesChunkMemory
+	hidesCancel
+	seesEverything
+	seesNothing
+	misreadsBlocks
+	passedAtOnce
+	writesNoMark
+	rowsSortLow
+	rowsSortHigh
+	noStamp
 )
 
 // memory is a datastore in the process: a log of transactions whose bodies are in a file, so that the suite's heap
@@ -140,14 +156,18 @@ func firstBatches(transactions bool) int {
 func (c *memoryConfig) Connector() string { return "memory" }
 func (c *memoryConfig) Validate() error   { return nil }
 
-func (c *memoryConfig) Open(_ context.Context, o sources.OpenOptions) (sources.Source, error) {
-	s := &memorySource{memoryConfig: c, opts: o, table: &sources.Table{
+func (c *memoryConfig) table() *sources.Table {
+	return &sources.Table{
 		Name: "items",
 		Columns: []sources.Column{
 			{Name: "id", Type: sources.Type{Kind: sources.Int, Precision: 64}}, {Name: "body", Type: sources.Type{Kind: sources.String}},
 		},
 		Key: []int{0},
-	}}
+	}
+}
+
+func (c *memoryConfig) Open(_ context.Context, o sources.OpenOptions) (sources.Source, error) {
+	s := &memorySource{memoryConfig: c, opts: o, table: c.table()}
 	c.store.mu.Lock()
 	s.at = len(c.store.log)
 	start := c.store.start
@@ -364,7 +384,11 @@ func (s *memorySource) change(e loaded) sources.Change {
 		body = sources.Value{}
 	}
 	values := []sources.Value{{Data: strconv.AppendInt(nil, e.id, 10), State: sources.Present}, body}
-	c := sources.Change{Op: e.op, Table: s.table, After: values, Order: []byte(order)}
+	c := sources.Change{Op: e.op, Table: s.table, After: values, Order: []byte(order), Stamp: uint64(e.transaction),
+		Meta: fmt.Appendf(nil, `"transaction":%d`, e.transaction)}
+	if s.mutant == noStamp {
+		c.Stamp = 0
+	}
 	if s.transactions {
 		c.Transaction = &sources.Transaction{ID: strconv.Itoa(e.transaction)}
 		c.TransactionOrder, c.TableOrder = int64(e.index), int64(e.index)

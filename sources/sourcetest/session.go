@@ -42,6 +42,7 @@ type session struct {
 	transaction   string
 	inTransaction int64
 	partial       bool
+	watch         func(c *sources.Change, id int64) error // sees each change too, where not nil
 }
 
 func (h *Harness) options() sources.OpenOptions {
@@ -167,6 +168,11 @@ func (s *session) add(c *sources.Change) error {
 	s.lastOf[e.id] = e.order
 	if err := s.addTransaction(c); err != nil {
 		return err
+	}
+	if s.watch != nil {
+		if err := s.watch(c, row.ID); err != nil {
+			return err
+		}
 	}
 	s.events = append(s.events, e)
 	return nil

@@ -111,6 +111,11 @@ var checks = []check{
 	{name: "idle", run: checkIdle},
 	{name: "durable", run: checkDurable},
 	{name: "close", run: checkClose},
+	{name: "chunks", run: checkChunks, skip: skipSnapshot},
+	{name: "chunks of keys", run: checkChunkKeys, skip: skipSnapshot},
+	{name: "views", run: checkViews, skip: skipSnapshot},
+	{name: "order of rows", run: checkAppendOrder, skip: skipSnapshot},
+	{name: "cancelled reads", run: checkCancelledReads, skip: skipSnapshot},
 	{name: "gap", run: checkGap, skip: func(h *Harness) string {
 		if h.Break == nil {
 			return "the harness cannot break its datastore"

@@ -51,6 +51,22 @@ func TestMutants(t *testing.T) {
 		{"loses a change of a transaction", losesSilently, "order", "TransactionOrder", true},
 		{"ends a batch in mid-transaction without a word", cutsTransactions, "order", "Partial", true},
 		{"makes null an empty text", nullBecomesEmpty, "values", "null", false},
+		{"reads all but the first row", losesFirstRow, "chunks", "though it was asked for", true},
+		{"reads the row at a cursor again", repeatsAtCursor, "chunks", "", true},
+		{"reads beyond Until", ignoresUntil, "chunks", "up to the cursor", true},
+		{"reads old rows", readsStale, "chunks", "", true},
+		{"ignores a chunk's bounds", overfillsChunks, "chunks", "rows", false},
+		{"makes a table for each chunk", newTableEachChunk, "chunks", "*Table", false},
+		{"uses a chunk's memory again", reusesChunkMemory, "chunks", "memory", false},
+		{"reports a cancelled read as another error", hidesCancel, "cancelled reads", "connection is closed", false},
+		{"sees what came later", seesEverything, "views", "came later", true},
+		{"does not see what it has read", seesNothing, "views", "", true},
+		{"cannot read source blocks", misreadsBlocks, "views", "source block", true},
+		{"is passed before the stream has come there", passedAtOnce, "views", "said to have passed", true},
+		{"is not passed while nothing is written", writesNoMark, "views", "waiting for the stream", false},
+		{"sorts rows among the changes before them", rowsSortLow, "order of rows", "not above the change", true},
+		{"sorts rows among the changes after them", rowsSortHigh, "order of rows", "not above the row", true},
+		{"has changes without a Stamp", noStamp, "views", "Stamp", true},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

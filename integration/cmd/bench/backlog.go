@@ -66,14 +66,30 @@ END $$;
 CREATE PUBLICATION bare FOR TABLE orders;
 `
 
-// prepare makes the database, the slots, and then the backlog.
-func prepare(ctx context.Context, p plan) (_ *bench, err error) {
+// prepare makes the table, the slots, and then the backlog.
+func prepare(ctx context.Context, p plan) (*bench, error) {
+	if p.rows < p.changes/100*70 {
+		return nil, fmt.Errorf("-rows must be %d or more, so that every update finds a row", p.changes/100*70)
+	}
+	b, err := prepareTable(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if err = b.makeSlots(ctx); err == nil {
+		err = b.makeBacklog(ctx)
+	}
+	if err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// prepareTable makes the database with the table, and the daemon.
+func prepareTable(ctx context.Context, p plan) (_ *bench, err error) {
 	server, kafka := os.Getenv("WEFT_TEST_POSTGRES_NEWEST"), os.Getenv("WEFT_TEST_KAFKA")
 	if server == "" || kafka == "" {
 		return nil, errors.New("no servers in the environment; use make bench, or services run -- bench")
-	}
-	if p.rows < p.changes/100*70 {
-		return nil, fmt.Errorf("-rows must be %d or more, so that every update finds a row", p.changes/100*70)
 	}
 	b := &bench{plan: p, name: fmt.Sprintf("bench_%x", rand.Uint32()), kafka: kafka}
 	defer func() {
@@ -114,10 +130,7 @@ func prepare(ctx context.Context, p plan) (_ *bench, err error) {
 	if err := b.db.QueryRow(ctx, "SELECT avg(pg_column_size(o))::int FROM (SELECT * FROM orders LIMIT 1000) o").Scan(&b.rowBytes); err != nil {
 		return nil, err
 	}
-	if err := b.makeSlots(ctx); err != nil {
-		return nil, err
-	}
-	return b, b.makeBacklog(ctx)
+	return b, nil
 }
 
 // makeSlots makes the bare reader's itself, and lets the daemon make its own, with topics and a first checkpoint.
@@ -126,7 +139,7 @@ func (b *bench) makeSlots(ctx context.Context) error {
 		if _, err := b.db.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput')", b.bareSlot(round)); err != nil {
 			return err
 		}
-		d, err := b.start(ctx, b.capture(round), "")
+		d, err := b.start(ctx, b.capture(round), "never", "")
 		if err != nil {
 			return err
 		}

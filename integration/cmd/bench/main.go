@@ -1,10 +1,11 @@
 // Command bench measures how fast the daemon drains a PostgreSQL backlog into Kafka, against a bare reader of the same
-// backlog that throws every message away, and how long a committed row takes to reach a consumer.
+// backlog that throws every message away, and how long a committed row takes to reach a consumer; or, with -snapshot, how fast
+// it reads a whole table into Kafka, against a COPY that is thrown away.
 //
-// Both drain the same changes of one table, in turns, in one run: absolute rates of a machine say little, the ratio does.
+// Both read the same of one table, in turns, in one run: absolute rates of a machine say little, the ratio does.
 // The servers are those of services run, which names them in the environment.
 //
-//	services run -- bench [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
+//	services run -- bench [-snapshot] [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
 package main
 
 import (
@@ -22,24 +23,30 @@ import (
 type plan struct {
 	rows, changes, rounds int
 	perSecond             int
-	latency               time.Duration
+	latency, warmUp       time.Duration
 	profile               string // directory for profiles of the daemon; empty for none
 }
 
 func main() {
 	p := plan{perSecond: 500}
+	snapshot := flag.Bool("snapshot", false, "measure the reading of the table instead of the drain of a backlog")
 	short := flag.Bool("short", false, "100,000 changes of a table of 100,000 rows, in two rounds")
 	flag.IntVar(&p.rows, "rows", 1_000_000, "rows of the table before the backlog")
 	flag.IntVar(&p.changes, "changes", 500_000, "changes of the backlog, in transactions of 100")
-	flag.IntVar(&p.rounds, "rounds", 3, "how often each of the two drains it")
+	flag.IntVar(&p.rounds, "rounds", 3, "how often each of the two reads")
 	flag.DurationVar(&p.latency, "latency", 20*time.Second, "how long to measure the latency")
-	flag.StringVar(&p.profile, "profile", "", "write CPU and heap profiles of the daemon's last drain to `DIR`")
+	flag.DurationVar(&p.warmUp, "warm-up", 15*time.Second, "how long the same load runs before that")
+	flag.StringVar(&p.profile, "profile", "", "write CPU and heap profiles of the daemon's last round to `DIR`")
 	flag.Parse()
 	if *short {
-		p.rows, p.changes, p.rounds, p.latency = 100_000, 100_000, 2, 5*time.Second
+		p.rows, p.changes, p.rounds, p.latency, p.warmUp = 100_000, 100_000, 2, 5*time.Second, 5*time.Second
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, p)
+	measure := measureDrain
+	if *snapshot {
+		measure = measureSnapshot
+	}
+	err := measure(ctx, p)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -47,7 +54,8 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, p plan) error {
+// measureDrain drains the backlog in turns, and measures the latency.
+func measureDrain(ctx context.Context, p plan) error {
 	b, err := prepare(ctx, p)
 	if err != nil {
 		return err
@@ -83,8 +91,8 @@ func run(ctx context.Context, p plan) error {
 		if err != nil {
 			return fmt.Errorf("latency: %w", err)
 		}
-		fmt.Printf("latency from the INSERT being due to the consumer, %d rows/s for %s: p50 %s  p95 %s  p99 %s  max %s  (%d rows)\n",
-			p.perSecond, p.latency, l.at(0.50), l.at(0.95), l.at(0.99), l.at(1), len(l))
+		fmt.Printf("latency from the INSERT being due to the consumer, %d rows/s for %s after %s: p50 %s  p95 %s  p99 %s  max %s  (%d rows)\n",
+			p.perSecond, p.latency, p.warmUp, l.at(0.50), l.at(0.95), l.at(0.99), l.at(1), len(l))
 	}
 	fmt.Printf("median: bare %.0f changes/s, weft %.0f changes/s, %.1f CPU us/change, RSS at most %d MiB\n",
 		median(bare), median(weft), median(cpu), peak>>20)
@@ -98,7 +106,7 @@ func median(v []float64) float64 {
 	return (v[(n-1)/2] + v[n/2]) / 2
 }
 
-// drain is one measured drain of the backlog.
+// drain is one measured reading, of the backlog or of the table.
 type drain struct {
 	changes int
 	took    time.Duration

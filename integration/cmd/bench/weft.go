@@ -65,12 +65,12 @@ type daemon struct {
 	log     bytes.Buffer
 }
 
-// start runs the daemon with one capture of the table and nothing but what it must be told. profile is a directory for
-// its profiles, or empty.
-func (b *bench) start(ctx context.Context, capture, profile string) (*daemon, error) {
+// start runs the daemon with one capture of the table and nothing but what it must be told. snapshot is the capture's setting;
+// profile is a directory for its profiles, or empty.
+func (b *bench) start(ctx context.Context, capture, snapshot, profile string) (*daemon, error) {
 	config := filepath.Join(b.dir, capture+".yaml")
-	text := fmt.Sprintf("log: {brokers: [%q]}\ntopics: {prefix: %s}\ncaptures:\n  - name: %s\n    source: {type: postgres, url: %q}\n    tables: [public.orders]\n",
-		b.kafka, capture, capture, b.url)
+	text := fmt.Sprintf("log: {brokers: [%q]}\ntopics: {prefix: %s}\ncaptures:\n  - name: %s\n    source: {type: postgres, url: %q}\n    tables: [public.orders]\n    snapshot: %s\n",
+		b.kafka, capture, capture, b.url, snapshot)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -151,11 +151,18 @@ func (d *daemon) peakRSS() (int64, error) {
 // drainWeft drains the backlog from the moment that the daemon's slot is in use until the checkpoint that covers the last
 // change can be read by a read_committed consumer: then so can the change.
 func (b *bench) drainWeft(ctx context.Context, round int) (drain, error) {
+	m, err := b.run(ctx, round, "never", covers(b.target))
+	m.changes = b.changes
+	return m, err
+}
+
+// run runs the daemon, and measures it from the moment that its slot is in use until a checkpoint is done that tells of the end.
+func (b *bench) run(ctx context.Context, round int, snapshot string, done func(checkpoint) bool) (drain, error) {
 	profile := ""
 	if round == b.rounds-1 {
 		profile = b.profile
 	}
-	d, err := b.start(ctx, b.capture(round), profile)
+	d, err := b.start(ctx, b.capture(round), snapshot, profile)
 	if err != nil {
 		return drain{}, err
 	}
@@ -163,7 +170,7 @@ func (b *bench) drainWeft(ctx context.Context, round int) (drain, error) {
 		if err := d.ended(); err != nil {
 			return drain{}, err
 		}
-		err := b.server.QueryRow(ctx, "SELECT active FROM pg_replication_slots WHERE slot_name LIKE '%' || $1 || '%' AND plugin = 'pgoutput'", d.capture).Scan(&active)
+		err := b.server.QueryRow(ctx, "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name LIKE '%' || $1 || '%' AND plugin = 'pgoutput'", d.capture).Scan(&active)
 		if err != nil {
 			return drain{}, err
 		}
@@ -173,10 +180,10 @@ func (b *bench) drainWeft(ctx context.Context, round int) (drain, error) {
 	if err != nil {
 		return drain{}, err
 	}
-	if err := b.awaitCheckpoint(ctx, d, b.target); err != nil {
+	if err := b.awaitCheckpoint(ctx, d, done); err != nil {
 		return drain{}, err
 	}
-	m := drain{changes: b.changes, took: time.Since(began)}
+	m := drain{took: time.Since(began)}
 	after, err := d.cpu()
 	if err != nil {
 		return drain{}, err
@@ -194,12 +201,33 @@ func (b *bench) caughtUp(ctx context.Context, d *daemon) error {
 	if err := b.db.QueryRow(ctx, "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").Scan(&end); err != nil {
 		return err
 	}
-	return b.awaitCheckpoint(ctx, d, end)
+	return b.awaitCheckpoint(ctx, d, covers(end))
 }
 
-// awaitCheckpoint waits for a committed checkpoint of the capture at end or behind it. The end of a log may lie a few
-// bytes behind that of its last transaction.
-func (b *bench) awaitCheckpoint(ctx context.Context, d *daemon, end uint64) error {
+// checkpoint is what is measured by.
+type checkpoint struct {
+	Position struct {
+		LSN string
+	}
+	Snapshot struct {
+		EndedAt *time.Time `json:"ended_at"`
+		Tables  []struct {
+			Rows int64
+		}
+	}
+}
+
+// covers is for a checkpoint at end or behind it. The end of a log may lie a few bytes behind that of its last transaction.
+func covers(end uint64) func(checkpoint) bool {
+	return func(cp checkpoint) bool {
+		var high, low uint64
+		_, err := fmt.Sscanf(cp.Position.LSN, "%X/%X", &high, &low)
+		return err == nil && high<<32|low >= end-256
+	}
+}
+
+// awaitCheckpoint waits for a committed checkpoint of the capture that is the wanted one.
+func (b *bench) awaitCheckpoint(ctx context.Context, d *daemon, wanted func(checkpoint) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka), kgo.ConsumeTopics("__weft.checkpoints"),
@@ -217,17 +245,9 @@ func (b *bench) awaitCheckpoint(ctx context.Context, d *daemon, end uint64) erro
 		}
 		var found bool
 		fetches.EachRecord(func(r *kgo.Record) {
-			var cp struct {
-				Position struct {
-					LSN string
-				}
-			}
-			if string(r.Key) != d.capture || json.Unmarshal(r.Value, &cp) != nil {
-				return
-			}
-			var high, low uint64
-			if _, err := fmt.Sscanf(cp.Position.LSN, "%X/%X", &high, &low); err == nil && high<<32|low >= end-256 {
-				found = true
+			var cp checkpoint
+			if !found && string(r.Key) == d.capture && json.Unmarshal(r.Value, &cp) == nil {
+				found = wanted(cp)
 			}
 		})
 		if found {

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"weft/checkpoint"
 	"weft/cmd/weft/internal/pipeline"
 	"weft/sources"
 )
@@ -116,6 +117,9 @@ func TestMetrics(t *testing.T) {
 	idle, busy := healthy("idle"), healthy("busy")
 	busy.Idle, busy.Complete, busy.Progressed = false, now.Add(-90*time.Second), now
 	busy.Lag = sources.Lag{Bytes: 10, RetainedBytes: 20, SafeBytes: 600, GrowthRate: 3, ReadAheadBytes: 4, ReadAheadLimit: 5}
+	busy.Rows = 700
+	busy.Snapshot = &checkpoint.Snapshot{Tables: []checkpoint.TableSnapshot{{Done: true}, {}, {}}}
+	idle.Snapshot = &checkpoint.Snapshot{EndedAt: &now, Tables: []checkpoint.TableSnapshot{{}}}
 	c := &collector{version: "v1", captures: func() []Capture { return []Capture{idle, busy} }, now: func() time.Time { return now }}
 	want := `
 # HELP weft_capture_commit_duration_seconds How long the log took to commit.
@@ -131,9 +135,17 @@ weft_capture_lag_seconds{capture="idle"} 0
 # HELP weft_slot_seconds_until_invalidation How long weft_slot_safe_bytes last at the rate at which the database has lately written, if the capture stood still. Absent without a limit or a rate.
 # TYPE weft_slot_seconds_until_invalidation gauge
 weft_slot_seconds_until_invalidation{capture="busy"} 200
+# HELP weft_snapshot_rows_total Rows that snapshots have committed to the log since the daemon's start.
+# TYPE weft_snapshot_rows_total counter
+weft_snapshot_rows_total{capture="busy"} 700
+weft_snapshot_rows_total{capture="idle"} 0
+# HELP weft_snapshot_tables_remaining Tables that the snapshot under way has not read to their ends; 0 without one.
+# TYPE weft_snapshot_tables_remaining gauge
+weft_snapshot_tables_remaining{capture="busy"} 2
+weft_snapshot_tables_remaining{capture="idle"} 0
 `
 	if err := testutil.CollectAndCompare(c, strings.NewReader(want), "weft_capture_lag_seconds", "weft_capture_lag_bytes",
-		"weft_slot_seconds_until_invalidation", "weft_capture_commit_duration_seconds"); err != nil {
+		"weft_slot_seconds_until_invalidation", "weft_snapshot_rows_total", "weft_snapshot_tables_remaining", "weft_capture_commit_duration_seconds"); err != nil {
 		t.Error(err)
 	}
 	problems, err := testutil.CollectAndLint(c)

@@ -40,6 +40,21 @@ var metrics = []metric{
 		func(c Capture, _ time.Time) (float64, bool) { return float64(c.Figures.Changes), true }},
 	{"weft_capture_record_bytes_total", "Bytes of keys, values and sequences committed to the log since the daemon's start, before compression.", prometheus.CounterValue,
 		func(c Capture, _ time.Time) (float64, bool) { return float64(c.Bytes), true }},
+	{"weft_snapshot_rows_total", "Rows that snapshots have committed to the log since the daemon's start.", prometheus.CounterValue,
+		func(c Capture, _ time.Time) (float64, bool) { return float64(c.Rows), true }},
+	{"weft_snapshot_tables_remaining", "Tables that the snapshot under way has not read to their ends; 0 without one.", prometheus.GaugeValue,
+		func(c Capture, _ time.Time) (float64, bool) {
+			if !c.Snapshot.Running() {
+				return 0, true
+			}
+			n := 0
+			for i := range c.Snapshot.Tables {
+				if !c.Snapshot.Tables[i].Done {
+					n++
+				}
+			}
+			return float64(n), true
+		}},
 	{"weft_capture_starts_total", "Tries to run the capture; all but the first followed an error.", prometheus.CounterValue,
 		func(c Capture, _ time.Time) (float64, bool) { return float64(c.Starts), true }},
 	{"weft_capture_epoch", "The capture's epoch. It grows by one at each gap.", prometheus.GaugeValue,

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"weft/sink"
+	"weft/snapshot"
 	"weft/sources"
 )
 
@@ -32,13 +33,19 @@ type Capture struct {
 	// CommitBytes and CommitInterval bound what one commit gathers while the source has more.
 	CommitBytes    int
 	CommitInterval time.Duration
-	Logger         hclog.Logger
+	// Snapshots says how tables are read beside the stream.
+	Snapshots Snapshots
+	Logger    hclog.Logger
 	// Preflight, where it is not nil, is called at the beginning of each Run; an error ends it.
 	Preflight func(context.Context) error
+	// Confirm, where it is not nil, is called once the capture's former writer is fenced, before anything is read; an error
+	// ends the Run. What it finds to stand, nobody has changed who must be the capture's only writer for that.
+	Confirm func(context.Context) error
 
 	source  atomic.Pointer[sources.Source] // while it is open
 	writer  atomic.Pointer[sink.Writer]    // likewise
 	figures figures
+	asked   asked
 }
 
 // Lag is how far the capture is behind, as its source knows. Any goroutine may call it.
@@ -74,6 +81,11 @@ func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 	defer w.Close()
 	c.writer.Store(w)
 	defer c.writer.Store(nil)
+	if c.Confirm != nil {
+		if err := c.Confirm(ctx); err != nil {
+			return stopped(ctx, err)
+		}
+	}
 	if gap := w.Gap(); gap != nil {
 		if err := c.overGap(ctx, w, gap); err != nil {
 			return err
@@ -110,7 +122,12 @@ func (c *Capture) runSource(ctx context.Context, w *sink.Writer, progress func(P
 	defer c.source.Store(nil)
 	c.figures.opened()
 	progress(progressOf(w))
-	return errors.Join(c.loop(ctx, src, w, progress), src.Close())
+	in, err := c.interleaver(w)
+	if err != nil {
+		return errors.Join(err, src.Close())
+	}
+	defer c.closeInterleaver(in)
+	return errors.Join(c.loop(ctx, src, in, w, progress), src.Close())
 }
 
 // overGap records the gap and begins a new epoch, or stops the capture with it.
@@ -119,6 +136,7 @@ func (c *Capture) overGap(ctx context.Context, w *sink.Writer, gap *sources.GapE
 		return gap
 	}
 	c.Logger.Error("changes are lost; going on in a new epoch", "reason", gap.Reason)
+	c.snapshotAfterGap(w)
 	if err := w.NextEpoch(ctx, gap); err != nil {
 		return fmt.Errorf("record gap: %w", err)
 	}
@@ -126,7 +144,7 @@ func (c *Capture) overGap(ctx context.Context, w *sink.Writer, gap *sources.GapE
 }
 
 // loop is the capture: pull a batch, write it, and when due commit it and tell the source.
-func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, progress func(Progress)) error {
+func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Interleaver, w *sink.Writer, progress func(Progress)) error {
 	var position sources.Position
 	partial := false // the last batch ended inside a source transaction
 	all := false     // the last batch was all that the source had
@@ -137,11 +155,16 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		defer c.whenSlow()()
 		before := w.Checkpoint().Changes
 		succeeded := c.figures.began(w)
+		w.Inside(partial)
 		if err := w.Commit(ctx, position, all); err != nil {
 			return fmt.Errorf("commit: %w", err)
 		}
 		succeeded(w.Checkpoint().Changes-before, read, newest, all)
+		c.asked.settle(w.Checkpoint().Snapshot)
 		whole = 0
+		if in != nil {
+			in.Committed()
+		}
 		if err := src.Durable(position); err != nil {
 			return fmt.Errorf("release source: %w", err)
 		}
@@ -149,8 +172,11 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 		return nil
 	}
 	for {
-		batch, err := c.next(ctx, src, w, partial, all)
+		batch, err := c.next(ctx, src, in, w, partial, all)
+		woken := errors.Is(err, errWoken)
 		switch {
+		case woken:
+			batch = sources.Batch{Position: position, More: !all}
 		case ctx.Err() != nil:
 			if pending, _ := w.Pending(); pending > 0 { // a stop: what is written is committed, the rest is read again
 				stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopCommit)
@@ -172,22 +198,31 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, w *sink.Writer, 
 			}
 			return fmt.Errorf("read source: %w", err)
 		}
-		// A snapshot's chunk goes here, between two batches of the stream.
 		if err := c.write(ctx, w, batch.Changes); err != nil {
 			return stopped(ctx, err)
 		}
-		read = time.Now()
-		if n := len(batch.Changes); n > 0 {
-			newest = batch.Changes[n-1].CommitTime
-			c.figures.idle.Store(false)
+		if err == nil {
+			read = time.Now()
+			if n := len(batch.Changes); n > 0 {
+				newest = batch.Changes[n-1].CommitTime
+				c.figures.idle.Store(false)
+			}
+			position, partial, all = append(position[:0], batch.Position...), batch.Partial, !batch.More && !batch.Partial
 		}
-		position, partial, all = append(position[:0], batch.Position...), batch.Partial, !batch.More && !batch.Partial
-		if c.due(batch, w, whole) {
+		moved, err := c.interleave(ctx, in, w, batch.Changes, position, partial)
+		if err != nil {
+			return stopped(ctx, err)
+		}
+		pending, _ := w.Pending()
+		if woken && !moved && pending == 0 { // there is nothing to write yet
+			continue
+		}
+		if moved && pending == 0 && position != nil || c.due(batch, w, whole) {
 			if err := commit(ctx, !batch.More); err != nil {
 				return err
 			}
 		} else if !partial {
-			whole, _ = w.Pending()
+			whole = pending
 		}
 	}
 }
@@ -220,7 +255,16 @@ func (c *Capture) whenSlow() func() {
 
 // next bounds the wait for a batch by the time at which what is pending must be committed: when the log is ready for it if
 // that is all that there is.
-func (c *Capture) next(ctx context.Context, src sources.Source, w *sink.Writer, partial, all bool) (sources.Batch, error) {
+//
+// While rows may be put between this batch and the next, it returns errWoken when there are some.
+func (c *Capture) next(ctx context.Context, src sources.Source, in *snapshot.Interleaver, w *sink.Writer, partial, all bool) (sources.Batch, error) {
+	if in != nil && !partial && w.Checkpoint().Position != nil { // before that there is no place for any
+		return c.nextOrWoken(ctx, src, in, w, all)
+	}
+	return c.nextBatch(ctx, src, w, partial, all)
+}
+
+func (c *Capture) nextBatch(ctx context.Context, src sources.Source, w *sink.Writer, partial, all bool) (sources.Batch, error) {
 	if pending, since := w.Pending(); pending > 0 {
 		deadline := since.Add(c.patience(partial))
 		if all && w.Ready().Before(deadline) {

@@ -388,3 +388,24 @@ func TestFailuresAtRandom(t *testing.T) {
 		})
 	}
 }
+
+// Confirm is asked when nobody else can write for the capture any more, and nothing is opened if it refuses.
+func TestConfirm(t *testing.T) {
+	s := &script{transactions: []int{1}, batch: 1}
+	c := capture(s, fake(t))
+	former, err := sink.Open(t.Context(), c.Writer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer former.Close()
+	refused := errors.New("it is being removed")
+	c.Confirm = func(ctx context.Context) error {
+		if err := former.Commit(ctx, sources.Position("1"), true); !errors.Is(err, sink.ErrFenced) {
+			t.Errorf("the former writer's commit gave %v", err)
+		}
+		return refused
+	}
+	if err := c.Run(t.Context(), func(Progress) {}); !errors.Is(err, refused) || len(s.opened) > 0 {
+		t.Errorf("Run gave %v, having opened %v", err, s.opened)
+	}
+}

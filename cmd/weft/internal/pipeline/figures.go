@@ -15,6 +15,7 @@ var CommitBounds = [...]float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 // figures are what a capture counts, by its own goroutine and for any other to read. They begin at the process's start.
 type figures struct {
 	changes, bytes, commits, starts atomic.Int64
+	rows                            atomic.Int64 // of snapshots
 	commitNanos                     atomic.Int64
 	commitBuckets                   [len(CommitBounds) + 1]atomic.Int64
 	committing                      atomic.Int64 // since when, in Unix nanoseconds; 0: no commit is under way
@@ -32,6 +33,8 @@ type Figures struct {
 	CommitBuckets [len(CommitBounds) + 1]int64
 	// Committing is since when a commit is under way, zero for none, and Progressed when the last one ended.
 	Committing, Progressed time.Time
+	// Rows that snapshots have written since the process's start.
+	Rows int64
 	// Complete: the log holds all that the datastore committed until then. Zero when that is not known.
 	Complete time.Time
 	// Idle says that the source had nothing more when the last commit ended.
@@ -46,7 +49,7 @@ func (c *Capture) Figures() Figures {
 	f := &c.figures
 	r := Figures{
 		Changes: f.changes.Load(), Bytes: f.bytes.Load(), Commits: f.commits.Load(), Starts: f.starts.Load(),
-		CommitTime: time.Duration(f.commitNanos.Load()), Idle: f.idle.Load(),
+		Rows: f.rows.Load(), CommitTime: time.Duration(f.commitNanos.Load()), Idle: f.idle.Load(),
 		Committing: unixNano(f.committing.Load()), Progressed: unixNano(f.progressed.Load()), Complete: unixNano(f.complete.Load()),
 		Lag: c.Lag(),
 	}
@@ -75,6 +78,7 @@ func (f *figures) began(w *sink.Writer) (succeeded func(changes int64, read time
 	began := time.Now()
 	f.committing.Store(began.UnixNano())
 	bytes, _ := w.Pending()
+	rows := w.Rows()
 	return func(changes int64, read time.Time, newest int64, all bool) {
 		now := time.Now()
 		took := now.Sub(began)
@@ -82,6 +86,7 @@ func (f *figures) began(w *sink.Writer) (succeeded func(changes int64, read time
 		f.progressed.Store(now.UnixNano())
 		f.changes.Add(changes)
 		f.bytes.Add(int64(bytes))
+		f.rows.Add(rows)
 		f.commits.Add(1)
 		f.commitNanos.Add(int64(took))
 		bucket := 0

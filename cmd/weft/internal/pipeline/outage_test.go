@@ -29,7 +29,7 @@ func TestBrokersComeLate(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	var states []State
-	sup := &Supervisor{Captures: []*Capture{capture(s, l)}}
+	sup := &Supervisor{}
 	sup.Observe = func(st Status) {
 		if len(states) == 0 || states[len(states)-1] != st.State {
 			states = append(states, st.State)
@@ -49,7 +49,7 @@ func TestBrokersComeLate(t *testing.T) {
 			cancel()
 		}
 	}
-	if err := sup.Run(ctx); err != nil {
+	if err := sup.Run(ctx, want(capture(s, l))); err != nil {
 		t.Errorf("an outage is for good: %v", err)
 	}
 	if !slices.Equal(states, []State{Starting, Retrying, Starting, Running, Stopped}) {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/checkpoint"
 	"weft/sink"
 	"weft/sources"
 )
@@ -28,11 +29,13 @@ type Progress struct {
 	Position sources.Position
 	Epoch    uint32
 	Changes  int64 // since the capture's first start
+	// Snapshot is the one under way, or the last one; nil for none. It is not to be changed.
+	Snapshot *checkpoint.Snapshot
 }
 
 func progressOf(w *sink.Writer) Progress {
 	cp := w.Checkpoint()
-	return Progress{Position: cp.Position, Epoch: cp.Epoch, Changes: cp.Changes}
+	return Progress{Position: cp.Position, Epoch: cp.Epoch, Changes: cp.Changes, Snapshot: cp.Snapshot}
 }
 
 // Status is a capture's state as others see it.
@@ -44,11 +47,20 @@ type Status struct {
 	Progress
 }
 
+// Wanted are the captures that are to run.
+type Wanted struct {
+	// Captures by pointer: one that was wanted before goes on undisturbed, another one of the same name takes its place.
+	Captures []*Capture
+	// Settled says that nobody is expected to want others, so that there is nothing to wait for when all have failed.
+	Settled bool
+}
+
 // Supervisor runs captures beside each other; one that fails does not touch the others.
 type Supervisor struct {
-	Captures []*Capture
 	// Observe is called with each change of a status, by one goroutine at a time. It must not block for long.
 	Observe func(Status)
+	// Left, where it is not nil, is called when a capture has ended that is no longer wanted, likewise.
+	Left func(*Capture)
 
 	mu sync.Mutex
 }
@@ -59,15 +71,107 @@ const (
 	backoffMax = 30 * time.Second
 )
 
-// Run returns when ctx ends, or when every capture has failed for good; then with their errors.
-func (s *Supervisor) Run(ctx context.Context) error {
-	errs := make([]error, len(s.Captures))
-	var wg sync.WaitGroup
-	for i, c := range s.Captures {
-		wg.Go(func() { errs[i] = s.supervise(ctx, c) })
+// lane is the place of one capture by its name: what runs there waits for what ran there before.
+type lane struct {
+	capture *Capture
+	stop    context.CancelFunc
+	done    chan struct{}
+	err     error // once done
+}
+
+func (l *lane) over() bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
 	}
-	wg.Wait()
+}
+
+// Run runs what is wanted, as it is told. It returns when ctx ends, or when what is wanted is settled and has all failed for
+// good; in either case with the errors of the captures that have.
+func (s *Supervisor) Run(ctx context.Context, wanted <-chan Wanted) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var running sync.WaitGroup
+	lanes := map[string]*lane{}
+	ending := map[string]*lane{}    // those that are not wanted any more, until others take their place
+	ended := make(chan struct{}, 1) // some lane has
+	settled := false
+	for ctx.Err() == nil && !(settled && len(lanes) > 0 && allDone(lanes)) {
+		select {
+		case <-ctx.Done():
+		case <-ended:
+		case w := <-wanted:
+			settled = w.Settled
+			next := map[string]*Capture{}
+			for _, c := range w.Captures {
+				next[c.Name] = c
+			}
+			for name, l := range lanes {
+				if next[name] == l.capture {
+					continue
+				}
+				l.stop()
+				ending[name] = l
+				delete(lanes, name)
+			}
+			for name, c := range next {
+				if lanes[name] == nil {
+					lanes[name] = s.start(ctx, c, ending[name], &running, ended)
+					delete(ending, name)
+				}
+			}
+		}
+		for name, l := range ending {
+			if !l.over() {
+				continue
+			}
+			delete(ending, name)
+			if s.Left != nil {
+				s.mu.Lock()
+				s.Left(l.capture)
+				s.mu.Unlock()
+			}
+		}
+	}
+	stop()
+	running.Wait()
+	var errs []error
+	for _, l := range lanes {
+		errs = append(errs, l.err)
+	}
 	return errors.Join(errs...)
+}
+
+// allDone tells whether every capture has ended for good.
+func allDone(lanes map[string]*lane) bool {
+	for _, l := range lanes {
+		if !l.over() {
+			return false
+		}
+	}
+	return true
+}
+
+// start runs c once what ran in its place before has ended.
+func (s *Supervisor) start(ctx context.Context, c *Capture, before *lane, running *sync.WaitGroup, ended chan<- struct{}) *lane {
+	l := &lane{capture: c, done: make(chan struct{})}
+	ctx, l.stop = context.WithCancel(ctx)
+	running.Go(func() {
+		if before != nil {
+			<-before.done
+		}
+		if ctx.Err() == nil {
+			l.err = s.supervise(ctx, c)
+		}
+		close(l.done)
+		select {
+		case ended <- struct{}{}:
+		default:
+		}
+	})
+	return l
 }
 
 // supervise restarts c until ctx ends or its error is one that no retry mends.

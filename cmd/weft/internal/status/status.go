@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -113,7 +114,9 @@ func (p *Publisher) publish(ctx context.Context) error {
 		p.made = true
 	}
 	var records []*kgo.Record
+	gone := maps.Clone(p.keys)
 	for _, r := range p.collect() {
+		delete(gone, r.key())
 		r.At = time.Now().UTC()
 		value, err := json.Marshal(r)
 		if err != nil {
@@ -122,7 +125,16 @@ func (p *Publisher) publish(ctx context.Context) error {
 		p.keys[r.key()] = true
 		records = append(records, &kgo.Record{Topic: Topic, Key: []byte(r.key()), Value: value})
 	}
-	return p.write(ctx, records)
+	for key := range gone { // of captures that run here no more
+		records = append(records, &kgo.Record{Topic: Topic, Key: []byte(key)})
+	}
+	if err := p.write(ctx, records); err != nil {
+		return err
+	}
+	for key := range gone {
+		delete(p.keys, key)
+	}
+	return nil
 }
 
 // forgetDead removes reports of daemons that ended without taking them back.

@@ -1,0 +1,101 @@
+package mongodb
+
+import (
+	"context"
+	"sync"
+)
+
+// entry is something that the stream returned. Its memory is its own.
+type entry struct {
+	// event is the event's BSON, nil where the server had nothing more ready: a transaction is then over.
+	event []byte
+	// token is where to resume after it.
+	token []byte
+}
+
+// entryOverhead is what an entry takes beside its bytes.
+const entryOverhead = 128
+
+func (e entry) size() int { return len(e.event) + len(e.token) + entryOverhead }
+
+// queue hands entries from the goroutine that reads the stream to the one that decodes.
+type queue struct {
+	bound int // bytes; one entry may exceed it
+
+	mu      sync.Mutex
+	entries []entry
+	bytes   int
+	closed  error // why there will be no more entries
+
+	ready, space chan struct{}
+}
+
+func newQueue(bound int) *queue {
+	return &queue{bound: bound, ready: make(chan struct{}, 1), space: make(chan struct{}, 1)}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// put waits for room until ctx ends. Of two entries without an event in a row the newer replaces the older.
+func (q *queue) put(ctx context.Context, e entry) error {
+	for !q.offer(e) {
+		select {
+		case <-q.space:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (q *queue) offer(e entry) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := len(q.entries)
+	switch {
+	case n > 0 && e.event == nil && q.entries[n-1].event == nil:
+		q.bytes += e.size() - q.entries[n-1].size()
+		q.entries[n-1] = e
+	case n > 0 && q.bytes+e.size() > q.bound:
+		return false
+	default:
+		q.entries = append(q.entries, e)
+		q.bytes += e.size()
+	}
+	signal(q.ready)
+	return true
+}
+
+// take returns the next entry and whether there is one. Entries come before the reason why there will be no more.
+func (q *queue) take() (entry, bool, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.entries) == 0 {
+		return entry{}, false, q.closed
+	}
+	e := q.entries[0]
+	q.entries[0] = entry{}
+	q.entries = q.entries[1:]
+	q.bytes -= e.size()
+	signal(q.space)
+	return e, true, nil
+}
+
+func (q *queue) held() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int64(q.bytes)
+}
+
+// close says that no entries will follow, and why.
+func (q *queue) close(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = err
+	signal(q.ready)
+}
