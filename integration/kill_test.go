@@ -38,6 +38,7 @@ func TestKill(t *testing.T) {
 		"mariadb":       func(t testing.TB, name string) origin { return newPolledMariaDB(t, name) },
 		"postgres":      func(t testing.TB, name string) origin { return newPGOrigin(t, name) },
 		"postgres-poll": func(t testing.TB, name string) origin { return newPolledPostgres(t, name) },
+		"spanner":       func(t testing.TB, name string) origin { return newSpannerOrigin(t, name) },
 		"sqlite":        func(t testing.TB, _ string) origin { return newSQLiteOrigin(t) },
 	}
 	for _, source := range slices.Sorted(maps.Keys(origins)) {
@@ -159,6 +160,11 @@ func (k *killRun) problems() (all []string) {
 	delete(topics, k.name+"."+k.origin.topic("pulse"))
 	delete(topics, k.name+"."+k.origin.topic(k.other))
 	delete(topics, k.name+".__gaps")
+	if o, ok := k.origin.(interface {
+		excuse(topics map[string][]record, tables map[string]table) []string
+	}); ok {
+		all = o.excuse(topics, tables)
+	}
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
 		topic := k.name + "." + k.origin.topic(name)
 		problems := judge(topics[topic], tables[name])
