@@ -49,7 +49,7 @@ func TestParseCapture(t *testing.T) {
 	for _, c := range []*Capture{first, again} {
 		s := c.Source.(*fakeSource)
 		if c.Name != "orders" || c.SourceType != "fake" || s.URL != testEnv["SHOP_URL"] || c.Topics.Prefix != "shop" || c.Topics.Retention == 0 ||
-			c.Buffer.Batch != 4096 || c.Buffer.ReadAhead != 16*MiB || c.Keys["a.b"][0] != "id" || string(c.Written) != string(first.Written) {
+			c.Buffer.Batch != 4096 || c.Buffer.ReadAhead != 8*MiB || c.Keys["a.b"][0] != "id" || string(c.Written) != string(first.Written) {
 			t.Errorf("got %+v", c)
 		}
 	}

@@ -149,6 +149,6 @@ type SnapshotOptions struct {
 
 // Buffer bounds a capture's memory.
 type Buffer struct {
-	ReadAhead Bytes `yaml:"read_ahead,omitempty" json:"read_ahead,omitempty" jsonschema:"Most bytes read from the database ahead of the log. Default 16MiB."`
+	ReadAhead Bytes `yaml:"read_ahead,omitempty" json:"read_ahead,omitempty" jsonschema:"Most bytes read from the database ahead of the log. Default 8MiB."`
 	Batch     Bytes `yaml:"batch,omitempty" json:"batch,omitempty" jsonschema:"Most bytes of changes handled at a time. Default 1MiB."`
 }

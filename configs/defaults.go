@@ -42,6 +42,6 @@ var defaultOf = map[reflect.Type]any{
 		Snapshot:        SnapshotInitial,
 		SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB},
 		OnGap:           StopOnGap,
-		Buffer:          Buffer{ReadAhead: 16 * MiB, Batch: MiB},
+		Buffer:          Buffer{ReadAhead: 8 * MiB, Batch: MiB},
 	},
 }

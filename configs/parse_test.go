@@ -52,7 +52,7 @@ func TestDefaults(t *testing.T) {
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake", Source: &fakeSource{URL: "u", Slot: "weft", Poll: time.Second},
 			Tables: []string{"public.orders"}, Snapshot: SnapshotNever, SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB}, OnGap: StopOnGap,
-			Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
+			Topics: topics, Buffer: Buffer{ReadAhead: 8 * MiB, Batch: MiB},
 		}},
 	}
 	unwritten(got)
@@ -102,7 +102,7 @@ func TestEveryField(t *testing.T) {
 			Buffer: Buffer{ReadAhead: 1e6, Batch: 4096},
 		}, {
 			Name: "billing_2", SourceType: "sqlite", Source: &fakeSource{URL: "file:a.dbx"}, Tables: []string{"invoice"},
-			Snapshot: SnapshotNever, SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB}, OnGap: StopOnGap, Topics: topics, Buffer: Buffer{ReadAhead: 16 * MiB, Batch: MiB},
+			Snapshot: SnapshotNever, SnapshotOptions: SnapshotOptions{Parallel: 2, Chunk: 4 * MiB}, OnGap: StopOnGap, Topics: topics, Buffer: Buffer{ReadAhead: 8 * MiB, Batch: MiB},
 		}},
 	}
 	unwritten(got)

@@ -24,7 +24,7 @@ type fault struct {
 
 var faults = []fault{
 	{
-		name: "acknowledges early", log: "kafka", crash: "before the checkpoint is written:8", wait: 1500 * time.Millisecond,
+		name: "acknowledges early", log: "kafka", crash: "before the checkpoint is written:60", wait: 1500 * time.Millisecond,
 		edits: []edit{{
 			"cmd/weft/internal/pipeline/capture.go", "if err := w.Commit(ctx, position, all); err != nil {",
 			"_ = src.Durable(position)\nif err := w.Commit(ctx, position, all); err != nil {",
@@ -73,6 +73,7 @@ var faults = []fault{
 func TestFaults(t *testing.T) {
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
 			binary := buildEdited(t, f.edits...)
 			problems := crash(t, f.log, binary, f.crash, f.wait, f.hold)
 			said := strings.Join(problems, "\n")
@@ -91,6 +92,7 @@ func TestFailpoints(t *testing.T) {
 	binary := buildEdited(t)
 	try := func(log, at string, hold bool) {
 		t.Run(at+" on "+log, func(t *testing.T) {
+			t.Parallel()
 			for _, problem := range crash(t, log, binary, at, 0, hold) {
 				t.Error(problem)
 			}
@@ -131,10 +133,20 @@ func crash(t *testing.T, log, binary, at string, wait time.Duration, hold bool) 
 
 	dies := func(d *daemon, at string) {
 		t.Helper()
-		select {
-		case <-d.done:
-		case <-time.After(30 * time.Second):
-			t.Fatalf("the daemon did not come to %q:\n%s", at, d.messages())
+		limit, next := time.After(30*time.Second), time.NewTicker(200*time.Millisecond)
+		defer next.Stop()
+		for alive := true; alive; {
+			select {
+			case <-d.done:
+				alive = false
+			case <-next.C: // after the script, commits of one small transaction each
+				pulse.n++
+				if err := o.pulse(t.Context(), pulse.n); err != nil {
+					t.Fatal(err)
+				}
+			case <-limit:
+				t.Fatalf("the daemon did not come to %q:\n%s", at, d.messages())
+			}
 		}
 		if d.cmd.ProcessState.ExitCode() != -1 {
 			t.Fatalf("the daemon ended by itself before %q (%v):\n%s", at, d.cmd.ProcessState, d.messages())

@@ -14,6 +14,7 @@ import (
 func TestSnapshotAfterGap(t *testing.T) {
 	for log, to := range map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog} {
 		t.Run(log, func(t *testing.T) {
+			t.Parallel()
 			name := fmt.Sprintf("gap_%x", rand.Uint32())
 			to := to(t)
 			if log == "kafka" {

@@ -44,6 +44,7 @@ func TestKill(t *testing.T) {
 	for _, source := range slices.Sorted(maps.Keys(origins)) {
 		for _, log := range slices.Sorted(maps.Keys(logs)) {
 			t.Run(source+" into "+log, func(t *testing.T) {
+				t.Parallel()
 				few := 6
 				if source == "postgres" {
 					few = 25

@@ -349,7 +349,7 @@ func pgTransaction(ctx context.Context, c *pgx.Conn, r *rand.Rand) error {
 
 // inTwoPhases prepares the transaction that c is in, and ends it a little later.
 func inTwoPhases(ctx context.Context, c *pgx.Conn, r *rand.Rand) error {
-	name := fmt.Sprintf("'load %x'", r.Uint64())
+	name := fmt.Sprintf("'load %s %x'", c.Config().Database, r.Uint64()) // unique in the whole server
 	if _, err := c.Exec(ctx, "PREPARE TRANSACTION "+name); err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}

@@ -25,7 +25,10 @@ type line struct {
 // must both show the same.
 func TestSession(t *testing.T) {
 	for name, to := range map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog} {
-		t.Run(name, func(t *testing.T) { session(t, to(t)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			session(t, to(t))
+		})
 	}
 }
 

@@ -106,6 +106,7 @@ func TestSnapshotKill(t *testing.T) {
 	kills, seed := killsAndSeed(t, 10)
 	for log, to := range map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog} {
 		t.Run(log, func(t *testing.T) {
+			t.Parallel()
 			name := fmt.Sprintf("snapshot_%x", rand.Uint32())
 			to := to(t)
 			if log == "kafka" {

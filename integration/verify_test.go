@@ -78,6 +78,7 @@ func TestVerify(t *testing.T) {
 	for _, kind := range []func(testing.TB) logKind{kafkaLog, embeddedLog} {
 		to := kind(t)
 		t.Run("into "+to.name, func(t *testing.T) {
+			t.Parallel()
 			name := fmt.Sprintf("verify_%x", rand.Uint32())
 			o := newPGOrigin(t, name)
 			err := o.exec(t.Context(), `CREATE TABLE visits(page text, n int); ALTER TABLE visits REPLICA IDENTITY FULL`)

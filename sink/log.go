@@ -111,7 +111,7 @@ func (l *Log) Client(extra ...kgo.Opt) (*kgo.Client, error) {
 		kgo.ProducerBatchMaxBytes(int32(p.MaxRecordBytes)),
 		kgo.MaxBufferedBytes(l.bufferBytes(p)),
 		kgo.MaxBufferedRecords(1 << 30), // bounded in bytes instead
-		kgo.ProducerBatchCompression(compression(l.Compression)),
+		compression(l.Compression),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.TransactionTimeout(transactionTimeout),
@@ -135,16 +135,16 @@ func (l *Log) Client(extra ...kgo.Opt) (*kgo.Client, error) {
 	return cl, nil
 }
 
-func compression(name string) kgo.CompressionCodec {
+func compression(name string) kgo.Opt {
 	switch name {
 	case "zstd":
-		return kgo.ZstdCompression()
+		return kgo.ProducerBatchCompression(kgo.ZstdCompression())
 	case "snappy":
-		return kgo.SnappyCompression()
+		return kgo.ProducerBatchCompression(kgo.SnappyCompression())
 	case "none":
-		return kgo.NoCompression()
+		return kgo.ProducerBatchCompression(kgo.NoCompression())
 	}
-	return kgo.Lz4Compression()
+	return kgo.WithCompressor(&lz4Compressor{})
 }
 
 // explain turns the errors of a log that nobody can retry away into fatal ones with a remedy. InvalidReplicationFactor is

@@ -81,8 +81,8 @@ func measureDrain(ctx context.Context, p plan) error {
 			if err != nil {
 				return fmt.Errorf("weft: %w", err)
 			}
-			fmt.Printf("round %d  weft  %7.0f changes/s  (%.2f s)  %.1f CPU us/change  RSS at most %d MiB\n",
-				round+1, w.rate(), w.took.Seconds(), w.cpuPerChange(), w.peakRSS>>20)
+			fmt.Printf("round %d  weft  %7.0f changes/s  (%.2f s)  %.1f CPU us/change  RSS at most %d MiB, %d of them the program\n",
+				round+1, w.rate(), w.took.Seconds(), w.cpuPerChange(), w.peakRSS>>20, w.fileRSS>>20)
 			weft, cpu, peak = append(weft, w.rate()), append(cpu, w.cpuPerChange()), max(peak, w.peakRSS)
 		}
 	}
@@ -111,7 +111,8 @@ type drain struct {
 	changes int
 	took    time.Duration
 	cpu     time.Duration
-	peakRSS int64
+	peakRSS int64 // bytes
+	fileRSS int64 // bytes of the program's own pages, at the end
 }
 
 func (d drain) rate() float64 { return float64(d.changes) / d.took.Seconds() }

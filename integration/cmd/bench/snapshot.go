@@ -36,8 +36,8 @@ func measureSnapshot(ctx context.Context, p plan) error {
 			if err != nil {
 				return fmt.Errorf("snapshot: %w", err)
 			}
-			fmt.Printf("round %d  snapshot  %7.0f rows/s  (%.2f s)  %.1f CPU us/row  RSS at most %d MiB\n",
-				round+1, s.rate(), s.took.Seconds(), s.cpuPerChange(), s.peakRSS>>20)
+			fmt.Printf("round %d  snapshot  %7.0f rows/s  (%.2f s)  %.1f CPU us/row  RSS at most %d MiB, %d of them the program\n",
+				round+1, s.rate(), s.took.Seconds(), s.cpuPerChange(), s.peakRSS>>20, s.fileRSS>>20)
 			snapshots, cpu, peak = append(snapshots, s.rate()), append(cpu, s.cpuPerChange()), max(peak, s.peakRSS)
 		}
 	}

@@ -32,7 +32,7 @@ func build(ctx context.Context, dir string, profiled bool) (string, error) {
 		return "", err
 	}
 	binary := filepath.Join(dir, "weft")
-	args := []string{"build", "-o", binary}
+	args := []string{"build", "-tags", "disable_grpc_modules", "-o", binary} // as make build does
 	if profiled {
 		added := filepath.Join(dir, "profiler.go")
 		if err := os.WriteFile(added, profiler, 0o600); err != nil {
@@ -133,19 +133,41 @@ func (d *daemon) cpu() (time.Duration, error) {
 	return time.Duration(ticks) * time.Second / 100, nil // USER_HZ is 100 on every Linux that Go runs on
 }
 
-// peakRSS is the most memory that the process has had, in bytes.
-func (d *daemon) peakRSS() (int64, error) {
+// memory is a figure of the process's status, in bytes: VmHWM is the most memory that it has had, RssFile what it has now of its
+// own program and of libraries, which the kernel can take away and share.
+// https://man7.org/linux/man-pages/man5/proc_pid_status.5.html
+func (d *daemon) memory(figure string) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	_, after, _ := strings.Cut(string(text), "VmHWM:")
+	_, after, _ := strings.Cut(string(text), figure+":")
 	fields := strings.Fields(after)
 	if len(fields) < 2 || fields[1] != "kB" {
-		return 0, errors.New("no VmHWM in the process's status")
+		return 0, fmt.Errorf("no %s in the process's status", figure)
 	}
 	kb, err := strconv.ParseInt(fields[0], 10, 64)
 	return kb << 10, err
+}
+
+// endProfile makes a profiled daemon write its profiles.
+func (d *daemon) endProfile(dir string) error {
+	last := filepath.Join(dir, "heap.pprof")
+	if err := os.Remove(last); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := d.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		return err
+	}
+	for {
+		if _, err := os.Stat(last); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := d.ended(); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // drainWeft drains the backlog from the moment that the daemon's slot is in use until the checkpoint that covers the last
@@ -189,8 +211,16 @@ func (b *bench) run(ctx context.Context, round int, snapshot string, done func(c
 		return drain{}, err
 	}
 	m.cpu = after - before
-	if m.peakRSS, err = d.peakRSS(); err != nil {
+	if m.peakRSS, err = d.memory("VmHWM"); err != nil {
 		return drain{}, err
+	}
+	if m.fileRSS, err = d.memory("RssFile"); err != nil {
+		return drain{}, err
+	}
+	if profile != "" {
+		if err := d.endProfile(profile); err != nil {
+			return drain{}, fmt.Errorf("profile: %w", err)
+		}
 	}
 	return m, d.stop()
 }
