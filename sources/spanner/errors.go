@@ -39,6 +39,10 @@ func (c *Config) explain(err error) error {
 		}
 		return sources.Fatal("create the change stream again, or correct the capture's stream", "the change stream %s cannot be read: %w", c.Stream, err)
 	case codes.NotFound:
+		if strings.Contains(strings.ToLower(text+err.Error()), "stream not found") {
+			return sources.Fatal(fmt.Sprintf("create the change stream %s again and set on_gap: continue, since what was changed meanwhile is not in it; "+
+				"or correct the capture's stream", c.Stream), "the change stream %s was dropped: %w", c.Stream, err)
+		}
 		return sources.Fatal("correct the capture's database", "%w", err)
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return sources.Fatal("grant the role roles/spanner.databaseReader on the database to the account that this process runs as, "+

@@ -13,6 +13,10 @@ import (
 	"cloud.google.com/go/spanner"
 	"cloud.google.com/go/spanner/admin/database/apiv1/databasepb"
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"weft/sources"
 )
@@ -259,6 +263,51 @@ func TestOrder(t *testing.T) {
 				t.Errorf("%s after %s", order, last)
 			}
 			last = order
+		}
+	}
+}
+
+// A stream that is dropped while it is read says so, and does not end as if there were no more.
+func TestDroppedWhileRead(t *testing.T) {
+	for name, d := range dialects {
+		t.Run(name, func(t *testing.T) {
+			db := newTestDatabase(t, d.dialect, d.ddl...)
+			s := opened(t, db.config("changes"), openOptions("items"))
+			db.mustApply(t, spanner.Insert("items", []string{"id", "body"}, []any{1, "x"}))
+			read(t, s, 1)
+			db.ddl(t, "DROP CHANGE STREAM changes")
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			for {
+				_, err := s.Next(ctx)
+				if err == nil {
+					continue
+				}
+				var fatal *sources.FatalError
+				if !errors.As(err, &fatal) || !strings.Contains(err.Error(), "changes was dropped") || !strings.Contains(fatal.Remedy, "on_gap") {
+					t.Errorf("not named: %v", err)
+				}
+				return
+			}
+		})
+	}
+}
+
+// An account without rights is told which it needs. The emulator knows no rights.
+func TestRefusedRights(t *testing.T) {
+	refused := func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, grpc.Streamer, ...grpc.CallOption) (grpc.ClientStream, error) {
+		return nil, status.Error(codes.PermissionDenied, "Caller is missing IAM permission spanner.databases.select on resource")
+	}
+	db := newTestDatabase(t, databasepb.DatabaseDialect_GOOGLE_STANDARD_SQL, dialects["googlesql"].ddl...)
+	c := db.config("changes")
+	_, err := c.open(t.Context(), openOptions("items"), option.WithGRPCDialOption(grpc.WithStreamInterceptor(refused)))
+	var fatal *sources.FatalError
+	if !errors.As(err, &fatal) || !strings.Contains(fatal.Remedy, "roles/spanner.databaseReader") {
+		t.Errorf("%v", err)
+	}
+	for _, f := range c.check(t.Context(), sources.CheckOptions{Tables: []string{"items"}}, option.WithGRPCDialOption(grpc.WithStreamInterceptor(refused))) {
+		if !f.Blocks || !strings.Contains(f.Remedy, "roles/spanner.databaseReader") {
+			t.Errorf("%+v", f)
 		}
 	}
 }
