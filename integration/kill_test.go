@@ -127,6 +127,7 @@ func (k *killRun) run(kills int, seed uint64) {
 	}
 	began := time.Now()
 	pulse.await(k, d, 3*time.Minute)
+	k.drained(d)
 	k.Logf("drained in %s", time.Since(began).Round(time.Millisecond))
 	d.stop()
 	d = startDaemon(k, k.config)
@@ -136,6 +137,20 @@ func (k *killRun) run(kills int, seed uint64) {
 		k.after()
 	}
 	d.stop()
+}
+
+// drained waits until the daemon is past the load where a row of pulse does not tell that: without an order of all changes it
+// may come before what was committed earlier.
+func (k *killRun) drained(d *daemon) {
+	o, ok := k.origin.(interface {
+		past(position []byte) (bool, error)
+	})
+	if !ok {
+		return
+	}
+	eventually(k, d, 3*time.Minute, "the checkpoint is past the load", func(context.Context) (bool, error) {
+		return o.past([]byte(weft(k, "checkpoint", "get", "--position", "-c", k.config, k.name)))
+	})
 }
 
 func (k *killRun) judge() {

@@ -248,6 +248,15 @@ func addSpannerRow(want *table, columns []string, r *spanner.Row) error {
 	return want.addRow(keyText, rowText)
 }
 
+// past tells whether a position is beyond all that load has committed.
+func (o *spannerOrigin) past(position []byte) (bool, error) {
+	var p struct{ Watermark time.Time }
+	if err := decode(position, &p); err != nil {
+		return false, err
+	}
+	return p.Watermark.UnixNano() > o.committed[len(o.committed)-1].at, nil
+}
+
 // excuse takes out of the tables what the emulator has lost, and returns why a loss may not be put down to it. Each change that
 // is missing is looked for once more, by queries that begin and end at its commit timestamp.
 func (o *spannerOrigin) excuse(topics map[string][]record, tables map[string]table) []string {
