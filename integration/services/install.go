@@ -1,6 +1,6 @@
 // Package services installs and runs the servers that Weft is tested against: PostgreSQL, the oldest and the newest
-// version that Weft supports, Apache Kafka, a server that stands in for MongoDB, and the system's MariaDB; and DuckDB, which
-// reads archives. The versions are in pom.xml, mongodb.go and python.go.
+// version that Weft supports, Apache Kafka, a server that stands in for MongoDB, the system's MariaDB, and Spanner's emulator
+// where there is one; and DuckDB, which reads archives. The versions are in pom.xml, mongodb.go and python.go.
 //
 // Servers listen on free loopback ports, keep their data in a temporary directory, and end with the process that
 // started them. What is tested, and how, is not here: see the package above.

@@ -14,11 +14,13 @@ type Services struct {
 	Kafka                          *Kafka
 	MongoDB                        *MongoDB
 	MariaDB                        *MariaDB
+	Spanner                        *Spanner // nil where there is no emulator
 
 	libs, duckDB, dir string
 }
 
-// Start starts all servers, side by side. On an error nothing is left running.
+// Start starts all servers, side by side; Spanner's emulator only where FindSpanner finds one. On an error nothing is left
+// running.
 func Start(ctx context.Context, b Binaries) (*Services, error) {
 	dir, err := os.MkdirTemp("", "weft-services-")
 	if err != nil {
@@ -30,7 +32,7 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 		return nil, errors.Join(err, s.Stop())
 	}
 	var wg sync.WaitGroup
-	var errs [5]error
+	var errs [6]error
 	wg.Go(func() {
 		s.PostgresOldest, errs[0] = StartPostgres(ctx, b.PostgresOldest, filepath.Join(dir, "postgres-oldest"))
 	})
@@ -46,6 +48,11 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 	wg.Go(func() {
 		s.MariaDB, errs[4] = StartMariaDB(ctx, filepath.Join(dir, "mariadb"))
 	})
+	if bin := FindSpanner(); bin != "" {
+		wg.Go(func() {
+			s.Spanner, errs[5] = StartSpanner(ctx, bin, filepath.Join(dir, "spanner"))
+		})
+	}
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, errors.Join(err, s.Stop())
@@ -55,7 +62,7 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 
 // Env is how the tests find the servers: NAME=value.
 func (s *Services) Env() []string {
-	return []string{
+	env := []string{
 		"WEFT_TEST_POSTGRES_OLDEST=" + s.PostgresOldest.URL,
 		"WEFT_TEST_POSTGRES_NEWEST=" + s.PostgresNewest.URL,
 		"WEFT_TEST_POSTGRES_BIN=" + s.PostgresNewest.Bin,
@@ -65,6 +72,10 @@ func (s *Services) Env() []string {
 		"WEFT_TEST_MARIADB=" + s.MariaDB.URL,
 		"WEFT_TEST_DUCKDB=" + filepath.Join(s.duckDB, "bin", "python3"),
 	}
+	if s.Spanner != nil {
+		env = append(env, "WEFT_TEST_SPANNER="+s.Spanner.Host)
+	}
+	return env
 }
 
 // Stop ends all servers and removes their data.
@@ -83,6 +94,9 @@ func (s *Services) Stop() error {
 	}
 	if s.MariaDB != nil {
 		wg.Go(s.MariaDB.Stop)
+	}
+	if s.Spanner != nil {
+		wg.Go(s.Spanner.Stop)
 	}
 	wg.Wait()
 	return os.RemoveAll(s.dir)

@@ -6,6 +6,7 @@ import (
 	"weft/sources/mongodb"
 	"weft/sources/polling"
 	"weft/sources/postgres"
+	"weft/sources/spanner"
 )
 
 // Kinds makes an empty config for each value that a source's type field may have.
@@ -14,5 +15,6 @@ var Kinds = map[string]func() sources.Config{
 	"mariadb":       func() sources.Config { return &polling.MariaDBConfig{} },
 	"postgres":      func() sources.Config { return &postgres.Config{} },
 	"postgres-poll": func() sources.Config { return &polling.PostgresConfig{} },
+	"spanner":       func() sources.Config { return &spanner.Config{} },
 	"sqlite":        func() sources.Config { return &polling.SQLiteConfig{} },
 }

@@ -262,7 +262,7 @@ func (m *mongoBench) drainWeft(ctx context.Context, round int) (r drain, idle fl
 		return r, 0, err
 	}
 	r.cpu = after - before
-	if r.peakRSS, err = d.peakRSS(); err != nil {
+	if r.peakRSS, err = d.memory("VmHWM"); err != nil {
 		return r, 0, err
 	}
 	select {

@@ -5,8 +5,9 @@
 //	services run -env FILE -- ... also write the variables to FILE, to be sourced by other shells
 //
 // The command finds the servers in WEFT_TEST_POSTGRES_OLDEST and WEFT_TEST_POSTGRES_NEWEST (URLs), WEFT_TEST_KAFKA
-// (host:port), WEFT_TEST_KAFKA_LIBS (a folder of jars with Kafka's tools), WEFT_TEST_MARIADB and WEFT_TEST_MONGODB (URLs), and
-// DuckDB by WEFT_TEST_DUCKDB (a Python interpreter that has it).
+// (host:port), WEFT_TEST_KAFKA_LIBS (a folder of jars with Kafka's tools), WEFT_TEST_MARIADB and WEFT_TEST_MONGODB (URLs),
+// DuckDB by WEFT_TEST_DUCKDB (a Python interpreter that has it), and WEFT_TEST_SPANNER (host:port) where there is an emulator,
+// which is not installed: see services.FindSpanner.
 // Its standard input is empty. Interrupted, it ends the command and the servers, and leaves nothing.
 package main
 
