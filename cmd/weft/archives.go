@@ -38,6 +38,8 @@ type archiver struct {
 	due map[string]time.Time
 	// failing are the captures and topics of which the last attempt failed.
 	failing map[string]*failing
+	// observe is told how each attempt for a capture ended; name says of what.
+	observe func(capture, name string, err error)
 }
 
 // failing is what is tried again later.
@@ -54,14 +56,17 @@ const (
 )
 
 // attempt runs try unless it has failed lately. An error is logged once, and so is the success that follows.
-func (s *archiver) attempt(ctx context.Context, now time.Time, name string, try func() error) {
+func (s *archiver) attempt(ctx context.Context, now time.Time, capture, name string, try func() error) {
 	f := s.failing[name]
 	if f != nil && now.Before(f.again) {
 		return
 	}
 	err := try()
+	if ctx.Err() != nil { // it ends with the daemon
+		return
+	}
+	s.observe(capture, name, err)
 	switch {
-	case ctx.Err() != nil: // it ends with the daemon
 	case err == nil && f != nil:
 		delete(s.failing, name)
 		s.logger.Info("archives are made again", "of", name)
@@ -79,8 +84,8 @@ func (s *archiver) attempt(ctx context.Context, now time.Time, name string, try 
 	}
 }
 
-// startArchives begins what archives.every asks for; stop ends it and waits. captures are those that run at the time.
-func startArchives(ctx context.Context, c configs.Archives, captures func() []configs.Capture, cl *kgo.Client, logger hclog.Logger) (stop func(), err error) {
+// startArchives begins what archives.every asks for, for the board's captures; stop ends it and waits.
+func startArchives(ctx context.Context, c configs.Archives, on *board, cl *kgo.Client, logger hclog.Logger) (stop func(), err error) {
 	if c.Every == 0 {
 		return func() {}, nil
 	}
@@ -89,7 +94,10 @@ func startArchives(ctx context.Context, c configs.Archives, captures func() []co
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &archiver{every: c.Every, keep: c.Keep, memory: c.Memory, captures: captures, cl: cl, bucket: b, logger: logger, due: map[string]time.Time{}, failing: map[string]*failing{}}
+	s := &archiver{
+		every: c.Every, keep: c.Keep, memory: c.Memory, captures: on.running, observe: on.archived, cl: cl, bucket: b, logger: logger,
+		due: map[string]time.Time{}, failing: map[string]*failing{},
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -117,7 +125,7 @@ func (s *archiver) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, cc := range s.captures() {
-			s.attempt(ctx, time.Now(), "capture "+cc.Name, func() error { return s.look(ctx, &cc) })
+			s.attempt(ctx, time.Now(), cc.Name, "capture "+cc.Name, func() error { return s.look(ctx, &cc) })
 		}
 	}
 }
@@ -135,7 +143,7 @@ func (s *archiver) look(ctx context.Context, cc *configs.Capture) error {
 		if time.Now().Before(s.due[topic]) {
 			continue
 		}
-		s.attempt(ctx, time.Now(), "topic "+topic, func() error { return s.table(ctx, cc, topic) })
+		s.attempt(ctx, time.Now(), cc.Name, "topic "+topic, func() error { return s.table(ctx, cc, topic) })
 	}
 	return nil
 }
