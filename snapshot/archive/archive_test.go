@@ -63,6 +63,9 @@ func TestKinds(t *testing.T) {
 			continue
 		}
 		for _, raw := range values {
+			if !k.takes([]byte(raw)) {
+				t.Errorf("%s does not take %s", k, raw)
+			}
 			v, err := k.value([]byte(raw))
 			if err != nil {
 				t.Fatal(err)
@@ -71,6 +74,26 @@ func TestKinds(t *testing.T) {
 				t.Errorf("%s as %s comes back as %s, %v", raw, k, back, err)
 			}
 		}
+	}
+}
+
+// An archive takes keys of its own columns and kinds alone.
+func TestManifestTakesKeys(t *testing.T) {
+	m := &Manifest{Key: []Column{{"region", String}, {"id", Int64}}}
+	for key, want := range map[string]bool{
+		`{"region":"eu","id":1}`: true, `{"region":null,"id":1}`: true, `{"region":"eu","id":"1"}`: false, `{"region":1,"id":1}`: false,
+		`{"region":"eu","id":1.5}`: false, `{"id":1,"region":"eu"}`: false, `{"region":"eu"}`: false, `{"region":"eu","id":1,"x":1}`: false, ``: false,
+	} {
+		raw := []byte(key)
+		if key == "" {
+			raw = nil
+		}
+		if got := m.takes(raw); got != want {
+			t.Errorf("%s: %v", key, got)
+		}
+	}
+	if keyless := (&Manifest{}); !keyless.takes(nil) || keyless.takes([]byte(`{"id":1}`)) {
+		t.Error("a keyless table's")
 	}
 }
 
