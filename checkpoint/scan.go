@@ -203,7 +203,7 @@ func Scan(ctx context.Context, cl *kgo.Client, topic string, partition int32, fr
 func fetch(ctx context.Context, leader *kgo.Broker, id [16]byte, topic string, partition int32, offset int64) (*kmsg.FetchResponseTopicPartition, error) {
 	p := kmsg.NewFetchRequestTopicPartition()
 	p.Partition, p.FetchOffset, p.CurrentLeaderEpoch = partition, offset, -1
-	p.PartitionMaxBytes = 1 << 20 // as it is on the wire; in memory it may be twenty times that
+	p.PartitionMaxBytes = 256 << 10 // as it is on the wire; in memory it may be twenty times that
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.TopicID = topic, id
 	t.Partitions = append(t.Partitions, p)

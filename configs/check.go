@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -41,6 +42,7 @@ func (d *decoder) check(c *Config) {
 		d.wrong(p, "must be %s", nameRule)
 	}
 	d.checkArchives(&c.Archives)
+	d.checkState(c)
 	d.checkTopics("topics", &c.Topics)
 	if p := "topics.replication"; d.good(p) && d.set("log.embedded") && c.Topics.Replication > 1 {
 		d.wrong(p, "the embedded log keeps one copy; remove the line, or use brokers")
@@ -123,6 +125,18 @@ func (d *decoder) memory(path string, size Bytes) {
 	}
 }
 
+func (d *decoder) checkState(c *Config) {
+	if p := "state.dir"; d.good(p) && c.State.Dir == "" {
+		d.wrong(p, "it is empty; name a directory, or remove the line")
+	}
+	if c.State.Dir == "" {
+		c.State.Dir = "data/state"
+		if c.Log.Embedded != nil {
+			c.State.Dir = filepath.Join(filepath.Dir(c.Log.Embedded.Dir), "state")
+		}
+	}
+}
+
 func (d *decoder) checkArchives(a *Archives) {
 	d.require("archives", "bucket")
 	if p := "archives.bucket"; d.good(p) {
@@ -136,6 +150,9 @@ func (d *decoder) checkArchives(a *Archives) {
 	}
 	if p := "archives.keep"; d.good(p) && a.Keep < 1 {
 		d.wrong(p, "must be at least 1")
+	}
+	if p := "archives.memory"; d.good(p) && (a.Memory < 16*MiB || a.Memory > maxMemory) {
+		d.wrong(p, "must be at least 16MiB and at most %s", maxMemory)
 	}
 }
 
@@ -240,6 +257,9 @@ func (d *decoder) checkCapture(path string, c *Capture, profile Profile) {
 // checkSnapshot refuses what the kind of database cannot do, where it is asked for.
 func (d *decoder) checkSnapshot(path string, c *Capture) {
 	_, can := c.Source.(sources.Snapshotter)
+	if _, polls := c.Source.(sources.Poller); polls {
+		can = true
+	}
 	if p := join(path, "snapshot"); !can && c.Source != nil {
 		if d.good(p) && c.Snapshot == SnapshotInitial {
 			d.wrong(p, "rows from before the capture cannot be read from a database of type %s; remove the line, or write never", c.SourceType)

@@ -23,6 +23,7 @@ type Config struct {
 	Admin    Admin     `yaml:"admin,omitempty" json:"admin,omitempty" jsonschema:"Where the daemon tells of itself: /metrics, /healthz and /readyz."`
 	Fleet    string    `yaml:"fleet,omitempty" json:"fleet,omitempty" jsonschema:"Daemons of the same fleet share the captures that are registered for it. Default default."`
 	Archives Archives  `yaml:"archives,omitempty" json:"archives,omitempty" jsonschema:"Images of tables in a bucket, made from the log."`
+	State    State     `yaml:"state,omitempty" json:"state,omitempty" jsonschema:"What is kept on this machine of captures that poll: the rows that the log holds. It is a cache, and made anew from the log where it is lost."`
 	Captures []Capture `yaml:"captures,omitempty" json:"captures,omitempty" jsonschema:"What is captured: one entry a database. More can be registered while the daemon runs."`
 }
 
@@ -112,6 +113,14 @@ type Archives struct {
 	Bucket Secret        `yaml:"bucket,omitempty" json:"bucket,omitempty" jsonschema:"URL of the bucket: file:///DIR, s3://NAME, gs://NAME or azblob://NAME, each with ?prefix=weft/ and other parameters of gocloud.dev."`
 	Every  time.Duration `yaml:"every,omitempty" json:"every,omitempty" jsonschema:"How often the daemon archives each table. Default: never, only on command."`
 	Keep   int           `yaml:"keep,omitempty" json:"keep,omitempty" jsonschema:"How many archives of a table the daemon keeps. Default 28."`
+	Memory Bytes         `yaml:"memory,omitempty" json:"memory,omitempty" jsonschema:"About how much memory the table takes that is being archived or replayed. Default 64MiB."`
+}
+
+// State says where the rows that the log holds are kept, by which changes of sources that poll are told to be creates, updates and
+// deletes.
+type State struct {
+	Enabled bool   `yaml:"enabled,omitempty" json:"enabled,omitempty" jsonschema:"false turns it off: then each row that a poll finds is a create without before, and deleted rows are not found. Default true."`
+	Dir     string `yaml:"dir,omitempty" json:"dir,omitempty" jsonschema:"Directory, made when missing, with one below it for each capture. Default state beside the embedded log's directory, and data/state with brokers. A relative path starts at the working directory."`
 }
 
 // Admin says where the daemon answers HTTP.

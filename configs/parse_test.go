@@ -47,7 +47,8 @@ func TestDefaults(t *testing.T) {
 		Topics:   Topics{Replication: -1, Create: true, TopicOptions: topics},
 		Logging:  Logging{Level: "info", Format: TextFormat},
 		Admin:    Admin{Enabled: true, Listen: "127.0.0.1:9464"},
-		Archives: Archives{Keep: 28},
+		Archives: Archives{Keep: 28, Memory: 64 * MiB},
+		State:    State{Enabled: true, Dir: "data/state"},
 		Fleet:    "default",
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake", Source: &fakeSource{URL: "u", Slot: "weft", Poll: time.Second},
@@ -84,7 +85,8 @@ func TestEveryField(t *testing.T) {
 		Topics:   Topics{Replication: 3, TopicOptions: topics},
 		Logging:  Logging{Level: "debug", Format: JSONFormat},
 		Admin:    Admin{Listen: ":9000"},
-		Archives: Archives{Bucket: "s3://backups?region=eu-central-1", Every: 6 * time.Hour, Keep: 7},
+		Archives: Archives{Bucket: "s3://backups?region=eu-central-1", Every: 6 * time.Hour, Keep: 7, Memory: 32 * MiB},
+		State:    State{Dir: "/var/lib/weft/state"},
 		Fleet:    "shop",
 		Captures: []Capture{{
 			Name: "orders", SourceType: "fake",

@@ -191,8 +191,11 @@ func eventually(t testing.TB, d *daemon, limit time.Duration, what string, f fun
 // writeConfig writes a config file into a folder of the test's own and returns its path.
 func writeConfig(t testing.TB, format string, args ...any) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "weft.yaml")
-	if err := os.WriteFile(path, fmt.Appendf(nil, format, args...), 0o600); err != nil {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "weft.yaml")
+	text := fmt.Appendf(nil, format, args...)
+	text = fmt.Appendf(text, "\nstate: {dir: %q}\n", filepath.Join(dir, "state"))
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path

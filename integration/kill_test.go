@@ -138,6 +138,9 @@ func (k *killRun) run(kills int, seed uint64) {
 	d.stop()
 	d = startDaemon(k, k.config)
 	pulse.await(k, d, time.Minute)
+	if _, ok := k.origin.(interface{ settles() }); ok {
+		eventually(k, d, time.Minute, "all deleted rows are found", func(context.Context) (bool, error) { return len(k.problems()) == 0, nil })
+	}
 	k.judge()
 	if k.after != nil {
 		k.after()

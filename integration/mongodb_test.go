@@ -18,6 +18,8 @@ import (
 type mongoOrigin struct {
 	url string
 	db  *mongo.Database
+	// options of a snapshot of documents from before the capture; empty for none: then there are none.
+	options string
 }
 
 var mongoCollections = []string{"orders", "lines"}
@@ -46,8 +48,44 @@ func newMongoOrigin(t testing.TB, name string) *mongoOrigin {
 	return o
 }
 
+// newFilledMongo has documents from before the capture: those that the load writes to, and more that it does not.
+func newFilledMongo(t testing.TB, name, options string) origin {
+	t.Helper()
+	o := newMongoOrigin(t, name)
+	o.options = options
+	for n, collection := range mongoCollections {
+		var all []any
+		for worker := range 2 {
+			w := mongoWorker{number: worker}
+			for i := range mongoKeys {
+				all = append(all, bson.D{{Key: "_id", Value: w.id(i)}, {Key: "n", Value: 0}, {Key: "old", Value: strings.Repeat("x", i)}})
+			}
+		}
+		for i := range filledDocuments / 2 {
+			var id any = fmt.Sprintf("old %d", i)
+			if n == 0 {
+				id = bson.NewObjectID()
+			}
+			all = append(all, bson.D{{Key: "_id", Value: id}, {Key: "n", Value: 0}, {Key: "price", Value: float64(i) / 8}})
+		}
+		for ; len(all) > 0; all = all[min(1000, len(all)):] {
+			if _, err := o.db.Collection(collection).InsertMany(t.Context(), all[:min(1000, len(all))]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return o
+}
+
+// filledDocuments is how many documents from before the load does not touch; mongoKeys how many each worker has of a collection.
+const filledDocuments, mongoKeys = 12_000, 60
+
 func (o *mongoOrigin) capture() string {
-	return fmt.Sprintf(`source: {type: mongodb, url: %q}, tables: [%[2]s.orders, "%[2]s.line*", %[2]s.pulse]`, o.url, o.db.Name())
+	snapshot := "never"
+	if o.options != "" {
+		snapshot = "initial, snapshot_options: " + o.options
+	}
+	return fmt.Sprintf(`source: {type: mongodb, url: %q}, tables: [%[2]s.orders, "%[2]s.line*", %[2]s.pulse], snapshot: %[3]s`, o.url, o.db.Name(), snapshot)
 }
 
 func (o *mongoOrigin) topic(table string) string { return o.db.Name() + "." + table }
@@ -74,7 +112,7 @@ func mongoKey(id any) (string, error) {
 func (o *mongoOrigin) tables(ctx context.Context, partitions int32) (map[string]table, error) {
 	tables := map[string]table{}
 	for _, name := range mongoCollections {
-		want := table{partitions: partitions, rows: map[string]row{}, changes: map[string]int{}}
+		want := table{partitions: partitions, rows: map[string]row{}, changes: map[string]int{}, snapshot: o.options != ""}
 		cursor, err := o.db.Collection(name).Find(ctx, bson.D{})
 		if err != nil {
 			return nil, err
@@ -115,6 +153,15 @@ func (o *mongoOrigin) load(ctx context.Context, seed uint64) error {
 	for worker := range uint64(2) {
 		g.Go(func() error {
 			w := mongoWorker{origin: o, rand: rand.New(rand.NewPCG(seed, worker)), number: int(worker), live: map[string]bool{}}
+			for i := range mongoKeys {
+				for _, collection := range mongoCollections {
+					key, err := mongoKey(w.id(i))
+					if err != nil {
+						return err
+					}
+					w.live[collection+key] = o.options != ""
+				}
+			}
 			for ctx.Err() == nil {
 				if err := w.transaction(context.WithoutCancel(ctx)); err != nil {
 					return fmt.Errorf("load MongoDB: %w", err)
@@ -157,7 +204,7 @@ type operation struct {
 
 // next makes a write that fits what is there.
 func (w *mongoWorker) next() (operation, error) {
-	op := operation{collection: mongoCollections[w.rand.IntN(2)], id: w.id(w.rand.IntN(60))}
+	op := operation{collection: mongoCollections[w.rand.IntN(2)], id: w.id(w.rand.IntN(mongoKeys))}
 	key, err := mongoKey(op.id)
 	if err != nil {
 		return op, err

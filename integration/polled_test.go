@@ -111,7 +111,7 @@ func newPolledPostgres(t testing.TB, name string) *polledOrigin {
 	t.Helper()
 	address := server(t, "WEFT_TEST_POSTGRES_NEWEST")
 	o := &polledOrigin{
-		source: fmt.Sprintf(`source: {type: postgres-poll, url: %q, interval: 10ms}, tables: ["%s.*"]`, address, name),
+		source: fmt.Sprintf(`source: {type: postgres-poll, url: %q, interval: 10ms, reconcile: {every: 1s, guard: 1}}, tables: ["%s.*"]`, address, name),
 		schema: name,
 		connect: func(ctx context.Context) (polledConn, error) {
 			conn, err := pgx.Connect(ctx, address)
@@ -137,7 +137,7 @@ func newPolledMariaDB(t testing.TB, name string) *polledOrigin {
 	}
 	password, _ := u.User.Password()
 	o := &polledOrigin{
-		source: fmt.Sprintf(`source: {type: mariadb, url: %q, interval: 10ms}, tables: ["%s.*"]`, address, name),
+		source: fmt.Sprintf(`source: {type: mariadb, url: %q, interval: 10ms, reconcile: {every: 1s, guard: 1}}, tables: ["%s.*"]`, address, name),
 		schema: name,
 		connect: func(ctx context.Context) (polledConn, error) {
 			db, err := sql.Open("mysql", fmt.Sprintf("%s:%s@tcp(%s)/?time_zone='%%2B00:00'", u.User.Username(), password, u.Host))
@@ -163,6 +163,9 @@ func newPolledMariaDB(t testing.TB, name string) *polledOrigin {
 		"CREATE TABLE "+name+".pulse (id BIGINT PRIMARY KEY, "+stamp+")")
 	return o
 }
+
+// settles says that deleted rows are found some time after everything else.
+func (o *polledOrigin) settles() {}
 
 func (o *polledOrigin) capture() string           { return o.source }
 func (o *polledOrigin) topic(table string) string { return o.schema + "." + table }
@@ -231,7 +234,11 @@ func (o *polledOrigin) load(ctx context.Context, seed uint64) error {
 				case 3:
 					count = 2000
 				}
-				if err := run(conn, append(begin, rows(count)...)); err != nil {
+				statements := append(begin, rows(count)...)
+				if count > 0 && r.IntN(8) == 0 { // some of them come back soon
+					statements = append(statements, fmt.Sprintf("DELETE FROM %s.orders WHERE id IN (%d, %d)", o.schema, writer+writers*r.IntN(500), writer+writers*r.IntN(500)))
+				}
+				if err := run(conn, statements); err != nil {
 					return err
 				}
 				time.Sleep(pause) // to its end, so that nothing is left prepared

@@ -28,6 +28,9 @@ const fill = `
 	TRUNCATE audit;
 	ANALYZE`
 
+// filledRows is about how many that are.
+const filledRows = 31_000
+
 func newFilled(t testing.TB, name, options string) *filled {
 	t.Helper()
 	o := &filled{newPGOrigin(t, name), options}
@@ -103,37 +106,45 @@ func awaitSnapshot(t testing.TB, d *daemon, config, capture string, limit time.D
 // middle: every row is in its topic, none is older than the changes before it, and what a kill has read for nothing is
 // bounded.
 func TestSnapshotKill(t *testing.T) {
-	kills, seed := killsAndSeed(t, 10)
-	for log, to := range map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog} {
-		t.Run(log, func(t *testing.T) {
-			t.Parallel()
-			name := fmt.Sprintf("snapshot_%x", rand.Uint32())
-			to := to(t)
-			if log == "kafka" {
-				t.Cleanup(func() { deleteTopics(t, to.broker, name) })
-			}
-			rate, chunk := max(1000, 50_000/kills), 16<<10
-			origin := newFilled(t, name, fmt.Sprintf("{parallel: 2, rows_per_second: %d, chunk: %d}", rate, chunk))
-			run := killRun{T: t, name: name, origin: origin, to: to}
-			var s *snapshotState
-			run.during = func(d *daemon) { s = awaitSnapshot(t, d, run.config, name, 3*time.Minute) }
-			run.after = func() {
-				written, repeated := countRows(t, to.broker, name)
-				t.Logf("%d rows counted, %d written, %d of them again", s.rows(), written, repeated)
-				if s.rows() < 20_000 {
-					t.Errorf("only %d rows were read: the test shows nothing", s.rows())
+	for source, from := range map[string]struct {
+		rows, kills int
+		origin      func(t testing.TB, name, options string) origin
+	}{
+		"mongodb":  {filledDocuments, 5, newFilledMongo},
+		"postgres": {filledRows, 10, func(t testing.TB, name, options string) origin { return newFilled(t, name, options) }},
+	} {
+		for log, to := range map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog} {
+			t.Run(source+" into "+log, func(t *testing.T) {
+				t.Parallel()
+				kills, seed := killsAndSeed(t, from.kills)
+				name := fmt.Sprintf("snapshot_%x", rand.Uint32())
+				to := to(t)
+				if log == "kafka" {
+					t.Cleanup(func() { deleteTopics(t, to.broker, name) })
 				}
-				if log == "kafka" && int64(written) != s.rows() {
-					t.Errorf("%d rows are in the log, the checkpoint counts %d", written, s.rows())
+				rate, chunk := max(1000, from.rows*8/5/kills), 16<<10
+				origin := from.origin(t, name, fmt.Sprintf("{parallel: 2, rows_per_second: %d, chunk: %d}", rate, chunk))
+				run := killRun{T: t, name: name, origin: origin, to: to}
+				var s *snapshotState
+				run.during = func(d *daemon) { s = awaitSnapshot(t, d, run.config, name, 3*time.Minute) }
+				run.after = func() {
+					written, repeated := countRows(t, to.broker, name)
+					t.Logf("%d rows counted, %d written, %d of them again", s.rows(), written, repeated)
+					if s.rows() < int64(from.rows*9/10) {
+						t.Errorf("only %d rows were read: the test shows nothing", s.rows())
+					}
+					if log == "kafka" && int64(written) != s.rows() {
+						t.Errorf("%d rows are in the log, the checkpoint counts %d", written, s.rows())
+					}
+					// At most one chunk is written and not committed, which only the embedded log keeps: as many rows as one read may
+					// return, and a row has 8 bytes or more.
+					if bound := kills * min(rate, chunk/8); int64(written)-s.rows() > int64(bound) {
+						t.Errorf("%d rows were written for nothing by %d kills, want at most %d", int64(written)-s.rows(), kills, bound)
+					}
 				}
-				// At most one chunk is written and not committed, which only the embedded log keeps: as many rows as one read may
-				// return, and a row has 8 bytes or more.
-				if bound := kills * min(rate, chunk/8); int64(written)-s.rows() > int64(bound) {
-					t.Errorf("%d rows were written for nothing by %d kills, want at most %d", int64(written)-s.rows(), kills, bound)
-				}
-			}
-			run.run(kills, seed)
-		})
+				run.run(kills, seed)
+			})
+		}
 	}
 }
 

@@ -30,6 +30,9 @@ type Options struct {
 	// Polls says that the source polls: its Order is not reproducible, so that after a crash what it repeats is told by
 	// the row instead. It matters to sequenced delivery alone.
 	Polls bool
+	// Held, where it is not empty, is the directory in which the rows that the log holds are kept, so that changes of a source that
+	// polls become what they are: see package held.
+	Held string
 	// Version of Weft.
 	Version string
 	// Epoch, where it is not 0, is taken for the present one instead of reading the checkpoint, which is as if there were none.
@@ -61,6 +64,7 @@ type Writer struct {
 	records []kgo.Record
 	headers []kgo.RecordHeader
 
+	kept     *keeper              // nil where rows are not kept
 	snapshot *checkpoint.Snapshot // for the next commit; nil: as it is
 	sweeps   map[string]*Sweep    // that watch a topic, by its name
 	partial  bool                 // what was written ends inside a source transaction
@@ -134,7 +138,11 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 	} else {
 		w.delivery = newSequenced(w)
 	}
-	if err := w.open(ctx); err != nil {
+	err = w.open(ctx)
+	if err == nil && o.Held != "" {
+		w.kept, err = openKeeper(w, o.Held)
+	}
+	if err != nil {
 		cancel()
 		w.cl.Close()
 		return nil, err
@@ -220,13 +228,19 @@ func (w *Writer) write(ctx context.Context, c *sources.Change, key []byte) error
 	}
 	w.seq = appendSeq(w.seq[:0], w.cp.Epoch, c.Order)
 	w.room()
-	if key == nil {
-		w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
-	} else {
+	switch {
+	case key != nil:
 		w.slab, w.encoded, err = w.enc.EncodeDelete(w.slab, w.encoded[:0], c.Table, key, w.seq)
+	case w.kept != nil:
+		w.slab, w.encoded, err = w.kept.encode(ctx, w.slab, w.encoded[:0], c, r.topic, w.seq)
+	default:
+		w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
 	}
 	if err != nil {
 		return fmt.Errorf("encode change of %s: %w", name(c), err)
+	}
+	if len(w.encoded) == 0 { // the log holds it
+		return nil
 	}
 	for i := range w.encoded {
 		if err := w.produce(ctx, c, r, &w.encoded[i]); err != nil {
@@ -334,6 +348,9 @@ func recordSize(r *kgo.Record) int {
 func (w *Writer) promise(r *kgo.Record, err error) {
 	if err == nil {
 		w.delivery.acked(r)
+		if w.kept != nil {
+			w.kept.acked(r)
+		}
 		return
 	}
 	w.mu.Lock()
@@ -468,6 +485,11 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 	if err := w.delivery.commit(ctx, cp, all); err != nil {
 		return explain(fenced(err))
 	}
+	if w.kept != nil {
+		if err := w.kept.commit(); err != nil {
+			return err
+		}
+	}
 	w.cp, w.snapshot, w.changes, w.rows, w.bytes, w.since = cp, nil, 0, 0, 0, time.Time{}
 	return nil
 }
@@ -497,6 +519,9 @@ func (w *Writer) Close() error {
 	}
 	w.cancel()
 	w.cl.Close()
+	if w.kept != nil {
+		return w.kept.store.Close()
+	}
 	return nil
 }
 

@@ -38,6 +38,11 @@ type OpenOptions struct {
 	// Above is the highest Change.Order that the log may hold beyond Position, or nil. A source whose Order is not
 	// reproducible continues above it; a source that repeats the same changes with the same Order ignores it.
 	Above []byte
+	// Held tells which rows the log holds; nil where that is not known. It is for Pollers alone, whose changes are then compared
+	// with what the log holds: an OpCreate of a row that it has becomes an update or nothing, an OpDelete needs only the key.
+	Held Holder
+	// Existing says that a capture that begins holds the rows that are there already. It too is for Pollers alone.
+	Existing bool
 	// BatchBytes bounds the encoded size of a Batch (it may be exceeded by one change), and ReadAheadBytes what a
 	// source may read ahead of Next. Both are above zero.
 	BatchBytes, ReadAheadBytes int
@@ -82,6 +87,12 @@ type Lag struct {
 
 // UnknownLag is that of a source that is not open.
 var UnknownLag = Lag{Bytes: -1, RetainedBytes: -1, SafeBytes: -1, GrowthRate: -1, ReadAheadBytes: -1, ReadAheadLimit: -1}
+
+// Horizoner is optional: a source that returns changes up to a horizon, which is not the datastore's present. Horizon says in a
+// sentence what it is, how exact it is, and what it costs. It may be called by any goroutine.
+type Horizoner interface {
+	Horizon() string
+}
 
 // Batch is a run of changes in source order.
 type Batch struct {

@@ -82,9 +82,9 @@ func topicOf(cc *configs.Capture, table string) string {
 	return sink.TopicOf(cc.Topics.Prefix, &sources.Table{Name: table})
 }
 
-func archiveOptions(cl *kgo.Client, b *archive.Bucket, cc *configs.Capture, topic string) archive.Options {
+func archiveOptions(cl *kgo.Client, b *archive.Bucket, cc *configs.Capture, topic string, memory configs.Bytes) archive.Options {
 	return archive.Options{
-		Client: cl, Bucket: b, Capture: cc.Name, Topic: topic, Dialect: string(cc.Topics.Dialect), Version: buildVersion(), Now: time.Now,
+		Client: cl, Bucket: b, Capture: cc.Name, Topic: topic, Dialect: string(cc.Topics.Dialect), Memory: int64(memory), Version: buildVersion(), Now: time.Now,
 	}
 }
 
@@ -112,7 +112,7 @@ func archiveCreate(a *app) *cobra.Command {
 				}
 				made := []*archive.Manifest{}
 				for _, topic := range topics {
-					o := archiveOptions(r.cl, b, cc, topic)
+					o := archiveOptions(r.cl, b, cc, topic, r.config.Archives.Memory)
 					o.Partial = partial
 					bar := newBar(a.stderr, topic)
 					o.Progress = bar.show

@@ -29,6 +29,7 @@ func matchesTopic(pattern, table string) bool {
 type archiver struct {
 	every    time.Duration
 	keep     int
+	memory   configs.Bytes
 	captures func() []configs.Capture
 	cl       *kgo.Client
 	bucket   *archive.Bucket
@@ -47,7 +48,7 @@ func startArchives(ctx context.Context, c configs.Archives, captures func() []co
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &archiver{every: c.Every, keep: c.Keep, captures: captures, cl: cl, bucket: b, logger: logger, due: map[string]time.Time{}}
+	s := &archiver{every: c.Every, keep: c.Keep, memory: c.Memory, captures: captures, cl: cl, bucket: b, logger: logger, due: map[string]time.Time{}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -126,7 +127,7 @@ func (s *archiver) table(ctx context.Context, cc *configs.Capture, topic string)
 	if beingRead(t.Checkpoint.Snapshot, cc, topic) {
 		return nil
 	}
-	m, err := archive.Create(ctx, archiveOptions(s.cl, s.bucket, cc, topic))
+	m, err := archive.Create(ctx, archiveOptions(s.cl, s.bucket, cc, topic, s.memory))
 	if err != nil {
 		return err
 	}

@@ -45,9 +45,7 @@ command finishes the removal. With --keep-source nothing is dropped there.`,
 
 // removal is what removing a capture works with.
 type removal struct {
-	config     *configs.Config
-	log        *logHandle
-	cl         *kgo.Client
+	*reader
 	store      *fleet.Store
 	name       string
 	keepSource bool
@@ -61,31 +59,19 @@ const removeTime = 40 * time.Second
 // does not is fenced.
 const stopWait = 10 * time.Second
 
-func (a *app) removeCapture(ctx context.Context, name string, keepSource, yes bool) (err error) {
-	c, err := a.config()
-	if err != nil {
-		return err
-	}
-	log, err := openLogToRead(c.Log, a.logger(c.Logging))
-	if err != nil {
-		return failed(err)
-	}
-	defer closing(log.close, &err)
-	cl, err := log.Client()
-	if err != nil {
-		return failed(err)
-	}
-	defer cl.Close()
-	r := &removal{config: c, log: log, cl: cl, store: store(c, log.Log), name: name, keepSource: keepSource}
-	if err := r.find(ctx); err != nil {
-		return err
-	}
-	if !yes {
-		if err := a.confirm(r.question(), "nothing is removed"); err != nil {
+func (a *app) removeCapture(ctx context.Context, name string, keepSource, yes bool) error {
+	return a.reading(func(reads *reader) error {
+		r := &removal{reader: reads, store: store(reads.config, reads.log), name: name, keepSource: keepSource}
+		if err := r.find(ctx); err != nil {
 			return err
 		}
-	}
-	return a.remove(ctx, r)
+		if !yes {
+			if err := a.confirm(r.question(), "nothing is removed"); err != nil {
+				return err
+			}
+		}
+		return a.remove(ctx, r)
+	})
 }
 
 // find refuses a capture that is not this command's to remove.
@@ -107,7 +93,7 @@ func (r *removal) find(ctx context.Context) error {
 		return &exitError{exitUsage, fmt.Errorf("capture %s is in the config file %s and was never run; take it out there", r.name, r.config.File)}
 	case one.OfFile:
 		return &exitError{exitUsage, fmt.Errorf("capture %s is in the config file %s; take it out there, start weft run again, and then remove it", r.name, r.config.File)}
-	case one.Entry.File != "" && !one.Entry.Removing && reported && !r.log.own && time.Since(said.At) < status.Fresh:
+	case one.Entry.File != "" && !one.Entry.Removing && reported && !r.alone && time.Since(said.At) < status.Fresh:
 		return &exitError{exitUsage, fmt.Errorf("capture %s is in the config file %s, and daemon %s runs it; take it out there, start that daemon again, "+
 			"and then remove it", r.name, one.Entry.File, said.Daemon)}
 	case one.Capture == nil && !r.keepSource:
@@ -195,7 +181,7 @@ func (a *app) remove(ctx context.Context, r *removal) error {
 
 // stopped waits until no daemon says that it runs the capture.
 func (r *removal) stopped(ctx context.Context) error {
-	if r.log.own { // the embedded log, which no daemon has open
+	if r.alone { // the embedded log, which no daemon has open
 		return nil
 	}
 	err := await(ctx, stopWait, func() (bool, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -181,6 +182,9 @@ func capture(c *configs.Config, cc configs.Capture, log *sink.Log, logger hclog.
 	}
 	writer := writerOptions(c, cc, log)
 	logger = logger.Named(cc.Name)
+	if writer.Polls && c.State.Enabled {
+		writer.Held = filepath.Join(c.State.Dir, cc.Name)
+	}
 	return &pipeline.Capture{
 		Preflight: preflight(c, cc, writer, logger.Warn),
 		Name:      cc.Name, Source: cc.Source, Tables: cc.Tables, Keys: cc.Keys, ContinueAfterGap: cc.OnGap == configs.ContinueOnGap,

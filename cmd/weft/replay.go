@@ -92,7 +92,7 @@ func (a *app) replay(ctx context.Context, r *reader, capture, table string, f re
 	bar := newBar(a.stderr, table)
 	o := replay.Options{
 		Client: r.cl, Bucket: b, Capture: cc.Name, Topic: topics[0], Dialect: string(cc.Topics.Dialect),
-		Until: until, From: f.from, Filter: filter, Progress: bar.show,
+		Until: until, From: f.from, Filter: filter, Memory: int64(r.config.Archives.Memory), Progress: bar.show,
 	}
 	var to replay.Target
 	if !f.dryRun {

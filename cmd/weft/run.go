@@ -237,7 +237,7 @@ func (b *board) reports() []status.Report {
 		lag := b.captures[name].Lag()
 		r := status.Report{
 			Capture: name, State: string(s.State), Since: s.Since.UTC(), Position: s.Position, Epoch: s.Epoch,
-			Changes: s.Changes, LagBytes: lag.Bytes, Daemon: b.daemon, Version: buildVersion(),
+			Changes: s.Changes, LagBytes: lag.Bytes, Horizon: b.captures[name].Horizon(), Daemon: b.daemon, Version: buildVersion(),
 		}
 		if s.Err != nil {
 			r.Error = s.Err.Error()

@@ -70,67 +70,64 @@ func snapshotCancelCommand(a *app) *cobra.Command {
 }
 
 // request registers what ask returns for a capture, and prints the text beside it.
-func (a *app) request(ctx context.Context, name string, ask func(knownCapture, *checkpoint.Snapshot) (*fleet.SnapshotRequest, string, error)) (err error) {
-	c, err := a.config()
+func (a *app) request(ctx context.Context, name string, ask func(knownCapture, *checkpoint.Snapshot) (*fleet.SnapshotRequest, string, error)) error {
+	return a.reading(func(r *reader) error {
+		text, err := r.request(ctx, name, ask)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(a.stdout, text)
+		return nil
+	})
+}
+
+func (r *reader) request(ctx context.Context, name string, ask func(knownCapture, *checkpoint.Snapshot) (*fleet.SnapshotRequest, string, error)) (said string, err error) {
+	all, err := knownCaptures(ctx, r.config, r.cl)
 	if err != nil {
-		return err
-	}
-	log, err := openLogToRead(c.Log, a.logger(c.Logging))
-	if err != nil {
-		return failed(err)
-	}
-	defer closing(log.close, &err)
-	cl, err := log.Client()
-	if err != nil {
-		return failed(err)
-	}
-	defer cl.Close()
-	all, err := knownCaptures(ctx, c, cl)
-	if err != nil {
-		return failed(err)
+		return "", failed(err)
 	}
 	k, ok := all[name]
 	switch {
 	case !ok:
-		return &exitError{exitUsage, fmt.Errorf("there is no capture %q, in the config file or registered", name)}
+		return "", &exitError{exitUsage, fmt.Errorf("there is no capture %q, in the config file or registered", name)}
 	case k.Capture == nil:
-		return failed(k.Err)
+		return "", failed(k.Err)
 	case k.Entry == nil:
-		return failed(fmt.Errorf("capture %s has not run yet; weft run makes it known in the log", name))
+		return "", failed(fmt.Errorf("capture %s has not run yet; weft run makes it known in the log", name))
 	}
 	if _, ok := k.Source.(sources.Snapshotter); !ok {
-		return &exitError{exitUsage, fmt.Errorf("capture %s: a source of type %s makes no snapshots", name, k.SourceType)}
+		err := fmt.Errorf("capture %s: a source of type %s makes no snapshots", name, k.SourceType)
+		if _, polls := k.Source.(sources.Poller); polls {
+			err = fmt.Errorf("%w; to read its tables again, which writes the rows that are not in the topic: weft checkpoint set %s null", err, name)
+		}
+		return "", &exitError{exitUsage, err}
 	}
-	checkpoints, corrupt, err := loadCheckpoints(ctx, cl)
+	checkpoints, corrupt, err := loadCheckpoints(ctx, r.cl)
 	if err == nil {
 		err = corrupt[name]
 	}
 	if err != nil {
-		return failed(err)
+		return "", failed(err)
 	}
-	text := ""
-	err = store(c, log.Log).Update(ctx, name, func(now *fleet.Entry) (*fleet.Registration, error) {
+	err = store(r.config, r.log).Update(ctx, name, func(now *fleet.Entry) (*fleet.Registration, error) {
 		if now == nil || now.Err != nil || now.Removing {
 			return nil, fmt.Errorf("capture %s is being removed", name)
 		}
 		k.Entry = now
-		r, said, err := ask(k, checkpoints[name].Snapshot)
+		asked, text, err := ask(k, checkpoints[name].Snapshot)
 		if err != nil {
 			return nil, err
 		}
-		r.At = time.Now().UTC()
+		asked.At = time.Now().UTC()
 		reg := now.Registration
-		reg.Snapshot, text = r, said
+		reg.Snapshot, said = asked, text
 		return &reg, nil
 	})
 	var coded *exitError
 	if errors.As(err, &coded) {
-		return coded
+		return "", coded
 	}
-	if err == nil {
-		fmt.Fprintln(a.stdout, text)
-	}
-	return failed(err)
+	return said, failed(err)
 }
 
 // hasTables refuses tables that the capture does not have.

@@ -30,6 +30,7 @@ type captureStatus struct {
 	CheckpointAge *float64        `json:"checkpoint_age_seconds,omitempty"`
 	Changes       int64           `json:"changes"`
 	LagBytes      *int64          `json:"lag_bytes,omitempty"`
+	Horizon       string          `json:"horizon,omitempty"`
 	Gap           *checkpoint.Gap `json:"last_gap,omitempty"`
 	Snapshot      *snapshotStatus `json:"snapshot,omitempty"`
 	Daemon        string          `json:"daemon,omitempty"`
@@ -91,6 +92,7 @@ func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
 		if said, ok := reports[name]; ok && !r.alone && time.Since(said.At) < status.Fresh {
 			heard := time.Since(said.At).Seconds()
 			s.State, s.Since, s.Error, s.Daemon, s.Heard = said.State, &said.Since, said.Error, said.Daemon, &heard
+			s.Horizon = said.Horizon
 			if said.LagBytes >= 0 {
 				s.LagBytes = &said.LagBytes
 			}
@@ -139,6 +141,9 @@ func (a *app) printStatus(all []captureStatus) error {
 	for _, s := range all {
 		if s.Position != nil {
 			fmt.Fprintf(a.stdout, "\n%s is at %s\n", s.Capture, s.Position)
+		}
+		if s.Horizon != "" {
+			fmt.Fprintf(a.stdout, "%s: horizon %s\n", s.Capture, s.Horizon)
 		}
 		if s.Error != "" {
 			fmt.Fprintf(a.stdout, "%s: %s\n", s.Capture, s.Error)

@@ -25,8 +25,12 @@ type MongoDB struct {
 	process *process
 }
 
-// StartMongoDB starts the stand-in with its data in dir and waits until it answers. home is Binaries.MongoDB.
-func StartMongoDB(ctx context.Context, home, dir string) (*MongoDB, error) {
+// shortOplog is how many operations the stand-in keeps for tests: it goes through all of them whenever a change stream is opened.
+const shortOplog = 10_000
+
+// StartMongoDB starts the stand-in with its data in dir and waits until it answers. home is Binaries.MongoDB, oplog the number of
+// operations that it keeps.
+func StartMongoDB(ctx context.Context, home, dir string, oplog int) (*MongoDB, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o755); err != nil {
 		return nil, err
 	}
@@ -36,7 +40,8 @@ func StartMongoDB(ctx context.Context, home, dir string) (*MongoDB, error) {
 	}
 	// By way of the interpreter: the script's first line names the folder that it was installed in.
 	cmd := exec.Command(filepath.Join(home, "bin", "python3"), filepath.Join(home, "bin", "secantusd-py"),
-		"--port", strconv.Itoa(port), "--storage-path", filepath.Join(dir, "data"), "--enable-test-commands", "--cache-size", "256M")
+		"--port", strconv.Itoa(port), "--storage-path", filepath.Join(dir, "data"), "--enable-test-commands", "--cache-size", "256M",
+		"--oplog-max-entries", strconv.Itoa(oplog))
 	cmd.Dir = dir
 	m := &MongoDB{URL: fmt.Sprintf("mongodb://127.0.0.1:%d/?replicaSet=secantus", port)}
 	if m.process, err = start(cmd, dir, "mongodb"); err != nil {

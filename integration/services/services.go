@@ -43,7 +43,7 @@ func Start(ctx context.Context, b Binaries) (*Services, error) {
 		s.Kafka, errs[2] = StartKafka(ctx, b.Kafka, filepath.Join(dir, "kafka"))
 	})
 	wg.Go(func() {
-		s.MongoDB, errs[3] = StartMongoDB(ctx, b.MongoDB, filepath.Join(dir, "mongodb"))
+		s.MongoDB, errs[3] = StartMongoDB(ctx, b.MongoDB, filepath.Join(dir, "mongodb"), shortOplog)
 	})
 	wg.Go(func() {
 		s.MariaDB, errs[4] = StartMariaDB(ctx, filepath.Join(dir, "mariadb"))

@@ -43,6 +43,8 @@ type Record struct {
 	Key []byte
 	// Value is nil for a tombstone.
 	Value []byte
+	// Row is the row that the record tells, as JSON and a part of Value. EncodeFound alone sets it.
+	Row []byte
 	// Ordinal ends the record's seq.
 	Ordinal byte
 	// OldKey and NewKey are set on the records of a key change: NewKey on the delete and the tombstone of the old key,
@@ -235,6 +237,8 @@ type value struct {
 	// known is the row before the change where the record does not show it.
 	known   []sources.Value
 	ordinal byte
+	// afterAt is where appendValue has put the row after.
+	afterAt span
 }
 
 // appendValue appends the envelope of one record of c.
@@ -253,9 +257,11 @@ func (e *Encoder) appendValue(buf []byte, t *table, c *sources.Change, v *value,
 	if v.known == nil {
 		v.known = v.before
 	}
+	v.afterAt = span{from: len(buf), set: true}
 	if buf, unavailable, column, err = t.appendAfter(buf, v.after, v.known); err != nil {
 		return buf, at, t.valueError(err, key.of(buf), t.columns[column].plain)
 	}
+	v.afterAt.to = len(buf)
 	buf = append(buf, ',')
 	buf = e.appendSourceStart(buf, c)
 	buf = append(buf, t.db...)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"weft/sink/scratch"
 )
 
 // Image is a row as Each gives it, valid until fn returns.
@@ -40,7 +42,7 @@ func (t *Table) eachKeyed(fn func(*Image) error) error {
 		if err := r.decode(value); err != nil {
 			return err
 		}
-		image.Key = keyOf(key)
+		image.Key = KeyOf(key)
 		image.Seq = append(image.Seq[:0], r.seq...)
 		image.Unknown = image.Unknown[:0]
 		image.Columns, image.Partition = r.columns, partition
@@ -60,8 +62,8 @@ func (t *Table) eachKeyed(fn func(*Image) error) error {
 	})
 }
 
-// keyOf cuts the record's key off a store's key without its kind and partition.
-func keyOf(key []byte) []byte {
+// KeyOf is the record's key that AppendSortable has made sortable, and a part of it.
+func KeyOf(key []byte) []byte {
 	for len(key) > 0 && key[0] != 0 {
 		kind := key[0]
 		key = key[1:]
@@ -108,16 +110,16 @@ func (t *Table) merge(kind byte, fn func(partition int32, key, value []byte) err
 	var all heads
 	defer func() {
 		for _, h := range all {
-			err = errors.Join(err, h.close())
+			err = errors.Join(err, h.Close())
 		}
 	}()
 	for p := range t.parts {
-		c, err := t.store.each(appendPartition([]byte{kind}, p))
+		c, err := t.entries(appendPartition([]byte{kind}, p))
 		if err != nil {
 			return err
 		}
-		if !c.next() {
-			if err := c.close(); err != nil {
+		if !c.Next() {
+			if err := c.Close(); err != nil {
 				return err
 			}
 			continue
@@ -126,16 +128,16 @@ func (t *Table) merge(kind byte, fn func(partition int32, key, value []byte) err
 	}
 	heap.Init(&all)
 	for len(all) > 0 {
-		key, value := all[0].entry()
+		key, value := all[0].Entry()
 		if err := fn(all[0].partition, key[5:], value); err != nil {
 			return err
 		}
-		if all[0].next() {
+		if all[0].Next() {
 			heap.Fix(&all, 0)
 			continue
 		}
 		done := heap.Pop(&all).(head)
-		if err := done.close(); err != nil {
+		if err := done.Close(); err != nil {
 			return err
 		}
 	}
@@ -143,7 +145,7 @@ func (t *Table) merge(kind byte, fn func(partition int32, key, value []byte) err
 }
 
 type head struct {
-	cursor
+	scratch.Cursor
 	partition int32
 }
 
@@ -153,8 +155,8 @@ type heads []head
 func (h heads) Len() int      { return len(h) }
 func (h heads) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 func (h heads) Less(i, j int) bool {
-	a, _ := h[i].entry()
-	b, _ := h[j].entry()
+	a, _ := h[i].Entry()
+	b, _ := h[j].Entry()
 	return bytes.Compare(a[5:], b[5:]) < 0
 }
 func (h *heads) Push(x any) { *h = append(*h, x.(head)) }

@@ -1,16 +1,18 @@
 // Package fold turns a topic's records back into the table that they came from: the fold that docs/records.md asks of
 // consumers, in code. It reads both dialects, and returns values as the JSON that the records hold.
 //
-// What lives here: the rules, and two stores for the state, in memory and on disk. What does not: reading a topic, and
-// decoding values.
+// What lives here: the rules. What does not: the store of the state (sink/scratch), reading a topic, and decoding values.
 package fold
 
 import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
+
+	"weft/sink/scratch"
 )
 
 // Record is one record of a table's topic.
@@ -33,7 +35,7 @@ type Record struct {
 //	                        halves are in the partitions of two keys, so either may be read first
 //	c CHANGE 0 COLUMN       a column's value that a key change's create left open and its delete has told since
 type Table struct {
-	store store
+	store scratch.Map
 	key   []byte // scratch
 	row   row    // scratch
 	value []byte // scratch
@@ -41,22 +43,22 @@ type Table struct {
 }
 
 // New returns an empty table that is folded in memory.
-func New() *Table { return newTable(memory{}) }
+func New() *Table { return newTable(scratch.InMemory()) }
 
-// NewOnDisk returns an empty table that is folded in a new directory under dir ("" for the system's temporary one), so that
-// its memory, some 70 MiB, does not grow with the rows. Close removes the directory.
-func NewOnDisk(dir string) (*Table, error) {
-	d, err := openDisk(dir)
+// NewOnDisk returns an empty table that is folded in a new directory under dir ("" for the system's temporary one), in about
+// memory, in bytes, however many rows there are. Close removes the directory.
+func NewOnDisk(dir string, memory int64) (*Table, error) {
+	s, err := scratch.OnDisk(dir, memory)
 	if err != nil {
 		return nil, err
 	}
-	return newTable(d), nil
+	return newTable(s), nil
 }
 
-func newTable(s store) *Table { return &Table{store: s, parts: make(map[int32]bool)} }
+func newTable(s scratch.Map) *Table { return &Table{store: s, parts: make(map[int32]bool)} }
 
 // Close gives the state up.
-func (t *Table) Close() error { return t.store.close() }
+func (t *Table) Close() error { return t.store.Close() }
 
 // body is what the fold reads of a record's value. Its parts refer to the value.
 type body struct {
@@ -125,17 +127,17 @@ func (t *Table) Apply(partition int32, r Record) error {
 		if r.Key == nil {
 			return fmt.Errorf("fold record of partition %d: neither key nor value", partition)
 		}
-		return t.store.remove(t.rowKey(partition, r.Key))
+		return t.store.Delete(t.rowKey(partition, r.Key))
 	}
 	var e body
 	if err := e.read(r.Value); err != nil {
 		return fmt.Errorf("fold record of partition %d, key %s: %w", partition, r.Key, err)
 	}
 	if e.op == "t" {
-		if err := t.store.removeAll(appendPartition([]byte{'r'}, partition)); err != nil {
+		if err := t.removeAll(appendPartition([]byte{'r'}, partition)); err != nil {
 			return err
 		}
-		return t.store.removeAll(appendPartition([]byte{'b'}, partition))
+		return t.removeAll(appendPartition([]byte{'b'}, partition))
 	}
 	apply := t.applyKeyed
 	if r.Key == nil {
@@ -183,7 +185,7 @@ func (t *Table) applyKeyed(partition int32, r *Record, e *body) error {
 				return err
 			}
 		}
-		return t.store.remove(t.rowKey(partition, r.Key))
+		return t.store.Delete(t.rowKey(partition, r.Key))
 	}
 	return fmt.Errorf("op %q is not one of a row", e.op)
 }
@@ -191,7 +193,7 @@ func (t *Table) applyKeyed(partition int32, r *Record, e *body) error {
 // arrive folds in a key change's create, whose open columns are the old row's.
 func (t *Table) arrive(change string, now *row, e *body) error {
 	key := append([]byte{'m'}, change...)
-	half, err := t.store.get(key)
+	half, err := t.store.Get(key)
 	if err != nil {
 		return err
 	}
@@ -204,7 +206,7 @@ func (t *Table) arrive(change string, now *row, e *body) error {
 			now.open[i].change = change
 			half = appendBytes(half, now.open[i].name)
 		}
-		return t.store.set(key, half)
+		return t.store.Set(key, half)
 	}
 	if half[0] == 'd' {
 		var old row
@@ -214,7 +216,7 @@ func (t *Table) arrive(change string, now *row, e *body) error {
 		if err := now.complete(e, &old); err != nil {
 			return err
 		}
-		return t.store.remove(key)
+		return t.store.Delete(key)
 	}
 	return now.complete(e, nil)
 }
@@ -226,12 +228,12 @@ func (t *Table) leave(change string, partition int32, rowKey []byte) error {
 		return err
 	}
 	key := append([]byte{'m'}, change...)
-	half, err := t.store.get(key)
+	half, err := t.store.Get(key)
 	if err != nil {
 		return err
 	}
 	if half == nil { // the delete came first; a row that was not there is empty
-		return t.store.set(key, old.append([]byte{'d'}))
+		return t.store.Set(key, old.append([]byte{'d'}))
 	}
 	half = bytes.Clone(half[1:])
 	for len(half) > 0 {
@@ -252,17 +254,17 @@ func (t *Table) leave(change string, partition int32, rowKey []byte) error {
 		default:
 			continue
 		}
-		if err := t.store.set(cellKey(change, string(name)), told); err != nil {
+		if err := t.store.Set(cellKey(change, string(name)), told); err != nil {
 			return err
 		}
 	}
-	return t.store.remove(key)
+	return t.store.Delete(key)
 }
 
 // cell is the value of a column that a key change left open, or nil as long as it is not known.
 func (t *Table) cell(change, name string) ([]byte, error) {
 	for change != "" {
-		told, err := t.store.get(cellKey(change, name))
+		told, err := t.store.Get(cellKey(change, name))
 		if err != nil || told == nil {
 			return nil, err
 		}
@@ -315,7 +317,7 @@ func (t *Table) applyKeyless(partition int32, _ *Record, e *body) error {
 
 func (t *Table) count(partition int32, columns []byte, by int64) error {
 	key := append(appendPartition([]byte{'b'}, partition), columns...)
-	had, err := t.store.get(key)
+	had, err := t.store.Get(key)
 	if err != nil {
 		return err
 	}
@@ -325,36 +327,46 @@ func (t *Table) count(partition int32, columns []byte, by int64) error {
 		n += was
 	}
 	if n == 0 {
-		return t.store.remove(key)
+		return t.store.Delete(key)
 	}
-	return t.store.set(key, binary.AppendVarint(nil, n))
+	return t.store.Set(key, binary.AppendVarint(nil, n))
 }
 
-// Put restores a row as Each gave it, into the partition that its records are in.
-func (t *Table) Put(partition int32, image *Image) error {
-	t.parts[partition] = true
-	if image.Key == nil {
-		columns, err := canonical(image.Columns)
-		if err != nil {
-			return fmt.Errorf("restore a row: %w", err)
+// Restore brings back the rows of another table, which each gives in the order in which that table's Each gave them. It must
+// come before Apply. Rows are of the partitions that their records are in.
+func (t *Table) Restore(each func(func(*Image) error) error) (err error) {
+	l := t.store.Load()
+	defer func() { err = errors.Join(err, l.Close()) }()
+	err = each(func(image *Image) error {
+		t.parts[image.Partition] = true
+		if image.Key == nil {
+			columns, err := canonical(image.Columns)
+			if err != nil {
+				return fmt.Errorf("restore a row: %w", err)
+			}
+			return t.count(image.Partition, columns, int64(image.Count))
 		}
-		return t.count(partition, columns, int64(image.Count))
+		r := &t.row
+		*r = row{seq: string(image.Seq), columns: image.Columns, open: r.open[:0]}
+		for _, name := range image.Unknown {
+			r.open = append(r.open, open{name: name})
+		}
+		t.value = r.append(t.value[:0])
+		return l.Add(int(image.Partition), t.rowKey(image.Partition, image.Key), t.value)
+	})
+	if err != nil {
+		return err
 	}
-	r := &t.row
-	*r = row{seq: string(image.Seq), columns: image.Columns, open: r.open[:0]}
-	for _, name := range image.Unknown {
-		r.open = append(r.open, open{name: name})
-	}
-	return t.put(partition, image.Key, r)
+	return l.Done()
 }
 
 func (t *Table) put(partition int32, key []byte, r *row) error {
 	t.value = r.append(t.value[:0])
-	return t.store.set(t.rowKey(partition, key), t.value)
+	return t.store.Set(t.rowKey(partition, key), t.value)
 }
 
 func (t *Table) load(partition int32, key []byte, into *row) (bool, error) {
-	stored, err := t.store.get(t.rowKey(partition, key))
+	stored, err := t.store.Get(t.rowKey(partition, key))
 	if err != nil || stored == nil {
 		*into = row{}
 		return false, err
@@ -365,9 +377,18 @@ func (t *Table) load(partition int32, key []byte, into *row) (bool, error) {
 // rowKey is the store's key of a row, valid until the next call.
 func (t *Table) rowKey(partition int32, key []byte) []byte {
 	t.key = appendPartition(append(t.key[:0], 'r'), partition)
-	t.key = appendOrder(t.key, key)
-	t.key = append(t.key, key...)
+	t.key = AppendSortable(t.key, key)
 	return t.key
+}
+
+// removeAll removes every entry whose key begins with prefix.
+func (t *Table) removeAll(prefix []byte) error {
+	return t.store.DeleteRange(prefix, scratch.After(prefix))
+}
+
+// entries returns a cursor over the entries whose keys begin with prefix.
+func (t *Table) entries(prefix []byte) (scratch.Cursor, error) {
+	return t.store.Each(prefix, scratch.After(prefix))
 }
 
 func appendPartition(dst []byte, partition int32) []byte {
@@ -403,24 +424,24 @@ func (t *Table) Rows() ([]Row, error) {
 // Len is the number of rows.
 func (t *Table) Len() (int, error) {
 	n := 0
-	rows, err := t.store.each([]byte{'r'})
+	rows, err := t.entries([]byte{'r'})
 	if err != nil {
 		return 0, err
 	}
-	for rows.next() {
+	for rows.Next() {
 		n++
 	}
-	if err := rows.close(); err != nil {
+	if err := rows.Close(); err != nil {
 		return 0, err
 	}
-	bag, err := t.store.each([]byte{'b'})
+	bag, err := t.entries([]byte{'b'})
 	if err != nil {
 		return 0, err
 	}
-	for bag.next() {
-		_, value := bag.entry()
+	for bag.Next() {
+		_, value := bag.Entry()
 		count, _ := binary.Varint(value)
 		n += int(count)
 	}
-	return n, bag.close()
+	return n, bag.Close()
 }

@@ -82,7 +82,7 @@ func (l *log) fold(random *rand.Rand) *Table {
 	t, next := New(), make([]int, len(l.partitions))
 	if random.IntN(8) == 0 {
 		var err error
-		if t, err = NewOnDisk(l.t.TempDir()); err != nil {
+		if t, err = NewOnDisk(l.t.TempDir(), 16<<20); err != nil {
 			l.t.Fatal(err)
 		}
 		l.t.Cleanup(func() { t.Close() })
@@ -113,13 +113,13 @@ func (l *log) fold(random *rand.Rand) *Table {
 // pending counts the key changes of which one half is still to come.
 func pending(t testing.TB, table *Table) int {
 	t.Helper()
-	c, err := table.store.each([]byte{'m'})
+	c, err := table.entries([]byte{'m'})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.close()
+	defer c.Close()
 	n := 0
-	for c.next() {
+	for c.Next() {
 		n++
 	}
 	return n

@@ -170,6 +170,9 @@ const (
 	orderOther
 )
 
+// AppendSortable appends bytes that sort as the values of a record's key and differ where keys differ; KeyOf cuts the key out.
+func AppendSortable(dst, key []byte) []byte { return append(appendOrder(dst, key), key...) }
+
 // appendOrder appends bytes that sort as the values of a record's key: numbers by size, strings by their bytes. A key that is
 // no object sorts by its bytes.
 func appendOrder(dst, key []byte) []byte {

@@ -13,7 +13,7 @@ import (
 func onDisk(t testing.TB) (*Table, string) {
 	t.Helper()
 	dir := t.TempDir()
-	table, err := NewOnDisk(dir)
+	table, err := NewOnDisk(dir, 16<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestPutRestores(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := first.Each(func(r *Image) error { return second.Put(r.Partition, r) }); err != nil {
+	if err := second.Restore(first.Each); err != nil {
 		t.Fatal(err)
 	}
 	for _, table := range []*Table{first, second} {

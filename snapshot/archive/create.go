@@ -22,6 +22,8 @@ type Options struct {
 	Dialect        string
 	// Dir is where the fold keeps its state, "" for the system's temporary directory.
 	Dir string
+	// Memory is how much the fold may take, in bytes.
+	Memory int64
 	// Partial makes an archive of what there is although the log's first records are gone and there is no older archive.
 	Partial bool
 	Version string
@@ -47,7 +49,7 @@ func Create(ctx context.Context, o Options) (m *Manifest, err error) {
 			return nil, err
 		}
 	}
-	table, err := fold.NewOnDisk(o.Dir)
+	table, err := fold.NewOnDisk(o.Dir, o.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -184,11 +186,13 @@ func (i *Image) Build(ctx context.Context, m *Manifest, below string) error {
 	if m != nil {
 		i.Seq, i.Newest, i.Name, i.Partial = m.Seq, m.NewestChange, m.Table, m.Partial
 		done := int64(0)
-		err := i.Bucket.Each(ctx, m, i.Dir, func(image *fold.Image) error {
-			if done++; done%1000 == 0 && i.Progress != nil {
-				i.Progress("load", done, m.Rows)
-			}
-			return i.Table.Put(image.Partition, image)
+		err := i.Table.Restore(func(put func(*fold.Image) error) error {
+			return i.Bucket.Each(ctx, m, i.Dir, func(image *fold.Image) error {
+				if done++; done%1000 == 0 && i.Progress != nil {
+					i.Progress("load", done, m.Rows)
+				}
+				return put(image)
+			})
 		})
 		if err != nil {
 			return err

@@ -3,9 +3,9 @@ package archive
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -178,10 +178,11 @@ func CommitTime(r *kgo.Record) time.Time {
 	if i := bytes.Index(r.Value, []byte(`"source":{"version":`)); i >= 0 {
 		rest := r.Value[i:]
 		if i = bytes.Index(rest, []byte(member)); i >= 0 {
-			var us int64
 			digits := rest[i+len(member):]
-			if end := bytes.IndexAny(digits, ",}"); end > 0 && json.Unmarshal(digits[:end], &us) == nil && us > 0 {
-				return time.UnixMicro(us).UTC()
+			if end := bytes.IndexAny(digits, ",}"); end > 0 {
+				if us, err := strconv.ParseInt(string(digits[:end]), 10, 64); err == nil && us > 0 { // null elsewhere
+					return time.UnixMicro(us).UTC()
+				}
 			}
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"os"
 
 	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/compress/zstd"
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
 
@@ -35,9 +34,12 @@ type Writer struct {
 
 // NewWriter writes to w. own adds the columns that an archive needs to be read back.
 func NewWriter(w io.Writer, columns []Column, own bool) (*Writer, error) {
+	codec, err := newPages()
+	if err != nil {
+		return nil, err
+	}
 	options := []parquet.WriterOption{
-		schemaOf(columns, own), parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest, Concurrency: 1}),
-		parquet.PageBufferSize(256 << 10), parquet.CreatedBy("weft", "", ""), parquet.KeyValueMetadata("weft.sorted", "by key"),
+		schemaOf(columns, own), parquet.Compression(codec), parquet.PageBufferSize(pageBytes), parquet.CreatedBy("weft", "", ""), parquet.KeyValueMetadata("weft.sorted", "by key"),
 	}
 	config, err := parquet.NewWriterConfig(options...)
 	if err != nil {

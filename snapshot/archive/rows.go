@@ -49,17 +49,45 @@ func schemaOf(columns []Column, own bool) *parquet.Schema {
 	return parquet.NewSchema("row", o)
 }
 
+// places finds columns by their names. Rows have theirs in the same order as a rule, so the one that followed the last one asked
+// for is tried first.
+type places struct {
+	names []string
+	index map[string]int
+	next  int
+}
+
+func (p *places) of(name []byte) (int, bool) {
+	i, ok := p.next, p.next < len(p.names) && p.names[p.next] == string(name)
+	if !ok {
+		i, ok = p.index[string(name)]
+	}
+	if p.next = i + 1; p.next >= len(p.names) {
+		p.next = 0
+	}
+	return i, ok
+}
+
+func (p *places) add(name string) int {
+	if p.index == nil {
+		p.index = make(map[string]int)
+	}
+	i := len(p.names)
+	p.index[name], p.names = i, append(p.names, name)
+	return i
+}
+
 // shape makes Parquet rows of images and back.
 type shape struct {
 	columns []Column
-	index   map[string]int
+	places  places
 	own     bool
 }
 
 func newShape(columns []Column, own bool) *shape {
-	s := &shape{columns: columns, own: own, index: make(map[string]int, len(columns))}
-	for i, c := range columns {
-		s.index[c.Name] = i
+	s := &shape{columns: columns, own: own}
+	for _, c := range columns {
+		s.places.add(c.Name)
 	}
 	return s
 }
@@ -76,7 +104,7 @@ func (s *shape) row(into parquet.Row, image *fold.Image) (parquet.Row, error) {
 		into[i] = parquet.NullValue().Level(0, 0, i)
 	}
 	err := fold.Members(image.Columns, func(name, raw []byte) error {
-		i, ok := s.index[string(name)]
+		i, ok := s.places.of(name)
 		if !ok {
 			return fmt.Errorf("column %q is not among the columns found", name)
 		}
@@ -168,16 +196,12 @@ func (s *shape) image(into *fold.Image, row parquet.Row) error {
 
 // kindsOf finds the columns of all images, in the order in which they come up, and their kinds.
 type kindsOf struct {
-	names []string
-	index map[string]int
-	forms []seen
-	key   []string
+	places places
+	forms  []seen
+	key    []string
 }
 
 func (k *kindsOf) add(image *fold.Image) error {
-	if k.index == nil {
-		k.index = make(map[string]int)
-	}
 	if k.key == nil && image.Key != nil {
 		_ = fold.Members(image.Key, func(name, _ []byte) error { // a key that is no object has no columns
 			k.key = append(k.key, string(name))
@@ -185,11 +209,10 @@ func (k *kindsOf) add(image *fold.Image) error {
 		})
 	}
 	return fold.Members(image.Columns, func(name, raw []byte) error {
-		i, ok := k.index[string(name)]
+		i, ok := k.places.of(name)
 		if !ok {
-			i = len(k.names)
-			k.index[string(name)] = i
-			k.names, k.forms = append(k.names, string(name)), append(k.forms, 0)
+			i = k.places.add(string(name))
+			k.forms = append(k.forms, 0)
 		}
 		if string(raw) != "null" {
 			k.forms[i].add(raw)
@@ -200,12 +223,12 @@ func (k *kindsOf) add(image *fold.Image) error {
 
 func (k *kindsOf) columns() (all, key []Column) {
 	all, key = []Column{}, []Column{}
-	for i, name := range k.names {
+	for i, name := range k.places.names {
 		all = append(all, Column{name, k.forms[i].kind()})
 	}
 	for _, name := range k.key {
 		c := Column{Name: name, Kind: JSON}
-		if i, ok := k.index[name]; ok {
+		if i, ok := k.places.index[name]; ok {
 			c = all[i]
 		}
 		key = append(key, c)

@@ -23,6 +23,8 @@ type Options struct {
 	Filter *Filter
 	// Dir is where the fold keeps its state, "" for the system's temporary directory.
 	Dir string
+	// Memory is how much the fold may take, in bytes.
+	Memory int64
 	// Progress is told how many of how many are done; may be nil.
 	Progress func(what string, done, all int64)
 }
@@ -149,7 +151,7 @@ func (o *Options) image(ctx context.Context, t *archive.Topic, from *archive.Man
 			return func(fn func(*fold.Image) error) error { return o.Bucket.Each(ctx, from, o.Dir, fn) }, func() error { return nil }, nil
 		}
 	}
-	table, err := fold.NewOnDisk(o.Dir)
+	table, err := fold.NewOnDisk(o.Dir, o.Memory)
 	if err != nil {
 		return nil, nil, err
 	}

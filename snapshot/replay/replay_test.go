@@ -26,6 +26,7 @@ type world struct {
 	t      testing.TB
 	cl     *kgo.Client
 	bucket *archive.Bucket
+	memory int64
 	tx     int
 }
 
@@ -51,7 +52,7 @@ func newWorld(t testing.TB, partitions int32) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	return &world{t: t, cl: cl, bucket: b}
+	return &world{t: t, cl: cl, bucket: b, memory: 16 << 20}
 }
 
 // begun is the commit time of transaction 0; each is a second after the one before.
@@ -99,7 +100,7 @@ func (w *world) checkpoint(seq string, partial bool) {
 
 func (w *world) create() (*archive.Manifest, error) {
 	return archive.Create(w.t.Context(), archive.Options{
-		Client: w.cl, Bucket: w.bucket, Capture: "items", Topic: topicName, Dialect: "json", Dir: w.t.TempDir(), Version: "test", Now: time.Now,
+		Client: w.cl, Bucket: w.bucket, Capture: "items", Topic: topicName, Dialect: "json", Dir: w.t.TempDir(), Memory: w.memory, Version: "test", Now: time.Now,
 	})
 }
 
@@ -125,7 +126,7 @@ func (w *world) rows(until, where string) (string, *replay.Result, error) {
 	}
 	var out bytes.Buffer
 	r, err := replay.Run(w.t.Context(), replay.Options{
-		Client: w.cl, Bucket: w.bucket, Capture: "items", Topic: topicName, Dialect: "json", Until: u, Filter: f, Dir: w.t.TempDir(),
+		Client: w.cl, Bucket: w.bucket, Capture: "items", Topic: topicName, Dialect: "json", Until: u, Filter: f, Dir: w.t.TempDir(), Memory: w.memory,
 	}, replay.ToStdout(&out))
 	return strings.ReplaceAll(strings.TrimSpace(out.String()), "\n", " "), r, err
 }
@@ -228,7 +229,7 @@ func TestCreateRefuses(t *testing.T) {
 		"is of capture items, not of other": {Capture: "other", Topic: topicName, Dialect: "json"},
 		"values in dialect json":            {Capture: "items", Topic: topicName, Dialect: "debezium"},
 	} {
-		o.Client, o.Bucket, o.Filter = w.cl, w.bucket, &replay.Filter{}
+		o.Client, o.Bucket, o.Filter, o.Memory = w.cl, w.bucket, &replay.Filter{}, w.memory
 		if o.Capture == "other" {
 			value, _ := checkpoint.Encode(checkpoint.Checkpoint{Capture: "other", Epoch: 1, Seq: seqOf(0, 0)})
 			w.produce(&kgo.Record{Topic: checkpoint.Topic, Key: []byte("other"), Value: value})
@@ -262,7 +263,7 @@ func TestTopicResumes(t *testing.T) {
 		defer cancel()
 		f, _ := replay.NewFilter(nil, "id != 7")
 		to := &replay.Topic{Client: w.cl, Name: "side", Partitions: 3, Filter: f}
-		return replay.Run(ctx, replay.Options{Client: w.cl, Capture: "items", Topic: topicName, Dialect: "json", Filter: f},
+		return replay.Run(ctx, replay.Options{Client: w.cl, Capture: "items", Topic: topicName, Dialect: "json", Filter: f, Memory: w.memory},
 			&breaking{Topic: to, after: stopAt})
 	}
 	if _, err := run(t.Context(), 120); !errors.Is(err, errBroken) {

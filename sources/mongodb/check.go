@@ -2,10 +2,12 @@ package mongodb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"weft/sources"
@@ -33,6 +35,9 @@ func (c Config) Check(ctx context.Context, o sources.CheckOptions) []sources.Fin
 	}
 	if !blocked {
 		found = append(found, d.checkStream(ctx, o))
+	}
+	if !blocked && o.Snapshot {
+		found = append(found, d.checkSnapshot(ctx)...)
 	}
 	found = append(found, d.checkOplog(ctx, o))
 	if err := disconnect(d.client); err != nil {
@@ -116,10 +121,45 @@ func (d *deployment) checkStream(ctx context.Context, o sources.CheckOptions) so
 	return sources.Finding{Subject: subject, Text: text}
 }
 
+// checkSnapshot reads a document of each collection, which shows whether the user may, and says what the deployment cannot do.
+func (d *deployment) checkSnapshot(ctx context.Context) (found []sources.Finding) {
+	const subject = "snapshot"
+	r := &rowReader{d: d}
+	all, err := r.list(ctx)
+	if err != nil {
+		return []sources.Finding{sources.Found(subject, err)}
+	}
+	for _, c := range all {
+		err := d.client.Database(c.db).Collection(c.name).FindOne(ctx, bson.D{}, options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})).Err()
+		if err != nil && !errors.Is(err, mongo.ErrNoDocuments) {
+			found = append(found, sources.Found("table "+c.String(), classify("read "+c.String(), err)))
+		}
+	}
+	if len(found) > 0 {
+		return found
+	}
+	exact, err := d.readsSnapshots(ctx, all[0])
+	switch {
+	case err != nil:
+		return append(found, sources.Found(subject, err))
+	case d.sharded():
+		return append(found, sources.Finding{
+			Level: sources.Warning, Subject: subject, Text: "documents from before are read; of a sharded cluster those of a chunk are written when the next change " +
+				"comes, since nothing else tells that no shard still has an older one",
+		})
+	case !exact:
+		return append(found, sources.Finding{
+			Level: sources.Warning, Subject: subject, Text: "documents from before are read, though not as of one cluster time, which this server cannot do: those that " +
+				"change meanwhile are left to the change stream",
+		})
+	}
+	return append(found, sources.Finding{Subject: subject, Text: "documents from before can be read as of a cluster time"})
+}
+
 // checkOplog compares how far the oplog reaches back with the outage that it has to bridge.
 func (d *deployment) checkOplog(ctx context.Context, o sources.CheckOptions) sources.Finding {
 	f := sources.Finding{Subject: "oplog"}
-	if d.name == "sharded" {
+	if d.sharded() {
 		f.Level = sources.Warning
 		f.Text = "each shard has its own, which cannot be seen through mongos: see to it that each reaches back at least " + shortOplog.String()
 		return f

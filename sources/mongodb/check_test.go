@@ -108,3 +108,33 @@ func TestCheck(t *testing.T) {
 		t.Errorf("the stream was opened with %+v", s)
 	}
 }
+
+// What a snapshot needs and what it cannot do there.
+func TestCheckSnapshot(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(f *fake)
+		reads  []read // after one of a document
+		want   string
+	}{
+		"good":     {func(*fake) {}, []read{{}, {at: at(100, 7)}, {at: at(100, 6)}}, "ok snapshot: documents from before can be read as of a cluster time"},
+		"no times": {func(*fake) {}, []read{{}, {at: at(100, 7)}, {at: at(100, 7)}}, "warning snapshot: documents from before are read, though not as of one cluster time"},
+		"rights":   {func(*fake) {}, []read{{refuse: &refusal{code: codeUnauthorized}}}, "problem table shop.orders: read shop.orders: the user may not"},
+		"sharded": {func(f *fake) { f.hello = bson.D{{Key: "msg", Value: "isdbgrid"}} }, []read{{}, {at: at(100, 7)}, {at: at(100, 6)}},
+			"warning snapshot: documents from before are read; of a sharded cluster"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			c.change(f)
+			f.found(c.reads...)
+			config := f.config()
+			config.URL = strings.TrimSuffix(config.URL, "?replicaSet=rs0")
+			text := ""
+			for _, finding := range config.Check(t.Context(), sources.CheckOptions{Tables: []string{"shop.orders"}, Snapshot: true}) {
+				text += finding.Level.String() + " " + finding.Subject + ": " + finding.Text + "\n"
+			}
+			if !strings.Contains(text, c.want) {
+				t.Errorf("%q is not in\n%s", c.want, text)
+			}
+		})
+	}
+}

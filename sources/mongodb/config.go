@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
 
 	"weft/sources"
 )
@@ -134,7 +135,7 @@ func (c Config) client() (*options.ClientOptions, error) {
 	if !strings.HasPrefix(c.URL, "mongodb://") && !strings.HasPrefix(c.URL, srvScheme) {
 		return nil, errors.New("url: it must begin with mongodb:// or mongodb+srv://")
 	}
-	o := options.Client().ApplyURI(c.URL).SetAppName("weft").SetMaxPoolSize(4)
+	o := options.Client().ApplyURI(c.URL).SetAppName("weft").SetMaxPoolSize(4).SetReadConcern(readconcern.Majority())
 	if err := o.Validate(); err != nil {
 		// The reason is kept back: it may quote the url.
 		return nil, errors.New("url: it is no valid MongoDB connection string, or its host cannot be resolved; special " +

@@ -1,7 +1,6 @@
 package mongodb
 
 import (
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -165,32 +164,16 @@ func (s *source) row(e *event, id sources.Value, doc []byte) ([]sources.Value, e
 // value writes a BSON value as JSON.
 func (s *source) value(e *event, w *extjson.Writer, v extjson.Value) (sources.Value, error) {
 	from := len(s.buf)
-	out, err := w.AppendValue(s.buf, v)
+	out, err := appendValue(s.buf, w, v, s.config.Invalid)
 	var invalid *extjson.InvalidError
 	switch {
-	case err == nil:
-		s.buf = out
-	case !errors.As(err, &invalid):
+	case errors.As(err, &invalid):
+		return sources.Value{}, refused(e.String(), e.id, invalid)
+	case err != nil:
 		return sources.Value{}, err
-	case s.config.Invalid != InvalidBase64:
-		return sources.Value{}, s.refused(e, invalid)
-	default:
-		s.buf = append(out[:from], `{"$invalidBSON":{"base64":"`...)
-		s.buf = base64.StdEncoding.AppendEncode(s.buf, v.Data)
-		s.buf = append(s.buf, `","type":`...)
-		s.buf = append(strconv.AppendUint(s.buf, uint64(v.Type), 10), "}}"...)
 	}
+	s.buf = out
 	return sources.Value{State: sources.Present, Data: s.buf[from:len(s.buf):len(s.buf)]}, nil
-}
-
-// refused names a document that has no Extended JSON.
-func (s *source) refused(e *event, invalid error) error {
-	id, err := (&extjson.Writer{}).AppendValue(nil, e.id)
-	if err != nil {
-		id = []byte("unreadable")
-	}
-	return sources.Fatal("set invalid_documents: base64, which carries such a document as its BSON, and correct it at the source",
-		"the document of %s with _id %s has no JSON: %w", e, id, invalid)
 }
 
 // place gives a change its order and its transaction.
@@ -198,6 +181,9 @@ func (s *source) place(e *event, c *sources.Change) error {
 	last := s.position.ClusterTime.stamp()
 	if e.clusterTime < last {
 		return fmt.Errorf("the change stream went back: cluster time %016x came after %016x", e.clusterTime, last)
+	}
+	if passed := max(s.passed, s.position.Passed.stamp()); e.clusterTime <= passed {
+		return fmt.Errorf("the change stream went back: cluster time %016x came when it was past %016x", e.clusterTime, passed)
 	}
 	id := ""
 	if e.inTX && !s.tx.is(e) {
@@ -211,8 +197,7 @@ func (s *source) place(e *event, c *sources.Change) error {
 	}
 	c.Stamp = e.clusterTime
 	from := len(s.buf)
-	s.buf = appendHex(s.buf, e.clusterTime, 16)
-	s.buf = appendHex(append(s.buf, '.'), uint64(s.position.Ordinal), 8)
+	s.buf = appendOrder(s.buf, e.clusterTime, s.position.Ordinal, 0)
 	c.Order = s.buf[from:len(s.buf):len(s.buf)]
 	s.position.Ordinal++
 	if !e.inTX {
@@ -230,6 +215,14 @@ func (s *source) place(e *event, c *sources.Change) error {
 	c.Transaction = &s.tx.Transaction
 	c.TransactionOrder, c.TableOrder = s.tx.changes, s.tx.tables[c.Table.String()]
 	return nil
+}
+
+// appendOrder appends a Change.Order: that of the ordinal-th change of a cluster time, or where row is above 0, of the row-th that
+// a snapshot puts behind that change.
+func appendOrder(dst []byte, clusterTime uint64, ordinal, row int64) []byte {
+	dst = appendHex(dst, clusterTime, 16)
+	dst = appendHex(append(dst, '.'), uint64(ordinal), 8)
+	return appendHex(append(dst, '.'), uint64(row), 8)
 }
 
 // appendHex appends the lowest digits of n.

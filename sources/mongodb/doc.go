@@ -8,6 +8,10 @@
 //	event.go     an event's BSON, cut into its fields; fragments joined
 //	source.go    Next: events into changes
 //	decode.go    one event into one change
+//	document.go  documents as JSON, and back
+//	rows.go      reading collections beside the stream
+//	chunk.go     a chunk of one
+//	view.go      what a chunk saw
 //	position.go  where to resume
 //	errors.go    which of the server's errors are gaps, and which need a person
 //	extjson      BSON as Extended JSON

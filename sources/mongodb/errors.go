@@ -12,9 +12,16 @@ import (
 // Codes of the server's errors that are not worth a retry
 // (https://www.mongodb.com/docs/manual/reference/error-codes/).
 const (
+	codeBadValue           = 2
+	codeFailedToParse      = 9
 	codeUnauthorized       = 13
+	codeTypeMismatch       = 14
 	codeAuthentication     = 18
 	codeNoMatchingDocument = 47
+	codeInvalidOptions     = 72
+	codeNotSupported       = 115
+	codeSnapshotTooOld     = 239
+	codeNoSnapshot         = 246
 	codeInvalidToken       = 260
 	codeChangeStreamFatal  = 280
 	codeHistoryLost        = 286
@@ -24,6 +31,15 @@ const (
 )
 
 const growOplog = `db.adminCommand({replSetResizeOplog: 1, minRetentionHours: 72})`
+
+// codeOf is the server's code for an error, 0 where it is none of its.
+func codeOf(err error) int32 {
+	var command mongo.CommandError
+	if errors.As(err, &command) {
+		return command.Code
+	}
+	return 0
+}
 
 // classify says which errors of the server are gaps, and which somebody must mend; every other is worth a retry, as those
 // of an election or a restart are.

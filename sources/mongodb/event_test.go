@@ -32,7 +32,7 @@ func FuzzEvent(f *testing.F) {
 			return
 		}
 		for _, c := range s.changes {
-			if len(c.Order) != 25 || c.Table == nil || c.Op == 'c' && c.After == nil || c.Op == 'd' && c.Before == nil {
+			if len(c.Order) != 34 || c.Table == nil || c.Op == 'c' && c.After == nil || c.Op == 'd' && c.Before == nil {
 				t.Errorf("%+v", c)
 			}
 		}

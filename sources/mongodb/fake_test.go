@@ -34,11 +34,28 @@ type fake struct {
 	streams     []stage  // what aggregates asked for
 	steps       []step   // what getMores are answered with, one each
 	idle        string   // the postBatchResumeToken of those that find no step
+	cursor      int64    // of the newest change stream
+	now         bson.Timestamp
+	finds       []bson.Raw // commands that read documents, in their order
+	reads       []read     // what they, and getMores of theirs, are answered with
 }
+
+// read is the answer to a find of documents, or to a getMore of it.
+type read struct {
+	docs   []bson.D
+	at     bson.Timestamp // atClusterTime
+	more   bool           // the cursor has more
+	now    bson.Timestamp // operationTime from this answer on, where not zero
+	refuse *refusal
+}
+
+// rowsCursor is the cursor of every find.
+const rowsCursor = 815
 
 // stage is a $changeStream stage.
 type stage struct {
 	database   string
+	after      bson.Timestamp // afterClusterTime
 	collection any
 	options    struct {
 		StartAfter   bson.Raw        `bson:"startAfter"`
@@ -59,7 +76,8 @@ type refusal struct {
 // step is the answer to one getMore.
 type step struct {
 	events []bson.D
-	token  string // postBatchResumeToken; that of the last event without
+	token  string         // postBatchResumeToken; that of the last event without
+	now    bson.Timestamp // operationTime from this answer on, where not zero
 	refuse *refusal
 	drop   bool // close the connection instead
 	end    bool // the cursor is over
@@ -71,7 +89,7 @@ func newFake(t testing.TB) *fake {
 		t.Fatal(err)
 	}
 	f := &fake{
-		t: t, listener: l, version: []int32{7, 0, 5, 0}, idle: "8200", conns: map[net.Conn]bool{},
+		t: t, listener: l, version: []int32{7, 0, 5, 0}, idle: "8200", conns: map[net.Conn]bool{}, cursor: 4710, now: bson.Timestamp{T: 100, I: 7},
 		hello:       bson.D{{Key: "setName", Value: "rs0"}, {Key: "hosts", Value: bson.A{l.Addr().String()}}, {Key: "me", Value: l.Addr().String()}},
 		collections: []bson.D{{{Key: "name", Value: "orders"}, {Key: "type", Value: "collection"}}},
 	}
@@ -158,7 +176,7 @@ func (f *fake) answer(command bson.Raw) (bson.D, error) {
 	if err != nil {
 		return nil, err
 	}
-	ok := bson.D{{Key: "ok", Value: 1}, {Key: "operationTime", Value: bson.Timestamp{T: 100, I: 7}}}
+	ok := bson.D{{Key: "ok", Value: 1}, {Key: "operationTime", Value: f.now}}
 	cursor := func(field string, docs any, id int64, token any) bson.D {
 		c := bson.D{{Key: "id", Value: id}, {Key: "ns", Value: "shop.$cmd"}, {Key: field, Value: docs}}
 		if token != nil {
@@ -182,7 +200,11 @@ func (f *fake) answer(command bson.Raw) (bson.D, error) {
 		return cursor("firstBatch", f.collections, 0, nil), nil
 	case "saslStart":
 		return (&refusal{code: codeAuthentication}).reply(), nil
-	case "find": // of the oplog
+	case "find":
+		if elements[0].Value().StringValue() != "oplog.rs" {
+			f.finds = append(f.finds, bytes.Clone(command))
+			return f.read("firstBatch"), nil
+		}
 		t := uint32(1000)
 		if command.Lookup("sort", "$natural").AsInt64() < 0 {
 			t = 1000 + 3600
@@ -196,20 +218,31 @@ func (f *fake) answer(command bson.Raw) (bson.D, error) {
 		if err := command.Lookup("pipeline", "0", "$changeStream").Unmarshal(&s.options); err != nil {
 			return nil, err
 		}
+		if after, err := command.LookupErr("readConcern", "afterClusterTime"); err == nil {
+			s.after.T, s.after.I = after.Timestamp()
+		}
 		f.streams = append(f.streams, s)
 		if r := f.refuse; r != nil {
 			f.refuse = nil
 			return r.reply(), nil
 		}
-		return cursor("firstBatch", bson.A{}, 4711, tokenDoc(f.idle)), nil
+		f.cursor++
+		return cursor("firstBatch", bson.A{}, f.cursor, tokenDoc(f.idle)), nil
 	case "getMore":
+		if elements[0].Value().AsInt64() == rowsCursor {
+			return f.read("nextBatch"), nil
+		}
 		if len(f.steps) == 0 {
 			f.mu.Unlock()
 			time.Sleep(5 * time.Millisecond)
 			f.mu.Lock()
-			return cursor("nextBatch", bson.A{}, 4711, tokenDoc(f.idle)), nil
+			ok[1].Value = f.now
+			return cursor("nextBatch", bson.A{}, f.cursor, tokenDoc(f.idle)), nil
 		}
 		s := f.steps[0]
+		if s.now.T != 0 {
+			f.now, ok[1].Value = s.now, s.now
+		}
 		f.steps = f.steps[1:]
 		switch {
 		case s.drop:
@@ -220,14 +253,49 @@ func (f *fake) answer(command bson.Raw) (bson.D, error) {
 		if s.token == "" && len(s.events) > 0 {
 			s.token = s.events[len(s.events)-1][0].Value.(bson.D)[0].Value.(string)
 		}
-		f.idle = s.token
-		id := int64(4711)
+		if f.idle = s.token; s.events == nil {
+			s.events = []bson.D{}
+		}
+		id := f.cursor
 		if s.end {
 			id = 0
 		}
 		return cursor("nextBatch", s.events, id, tokenDoc(s.token)), nil
 	}
 	return ok, nil
+}
+
+// read answers a find of documents as the script says; without one there are none. It holds what a read at a cluster time is told.
+func (f *fake) read(field string) bson.D {
+	var r read
+	if len(f.reads) > 0 {
+		r, f.reads = f.reads[0], f.reads[1:]
+	}
+	if r.refuse != nil {
+		return r.refuse.reply()
+	}
+	if r.now.T != 0 {
+		f.now = r.now
+	}
+	c := bson.D{{Key: "id", Value: int64(0)}, {Key: "ns", Value: "shop.orders"}, {Key: field, Value: r.docs}}
+	if r.docs == nil {
+		c[2].Value = bson.A{}
+	}
+	if r.more {
+		c[0].Value = int64(rowsCursor)
+	}
+	if r.at.T != 0 {
+		c = append(c, bson.E{Key: "atClusterTime", Value: r.at})
+	}
+	return bson.D{{Key: "cursor", Value: c}, {Key: "ok", Value: 1}, {Key: "operationTime", Value: f.now}}
+}
+
+// found scripts answers to finds, and returns the commands that came so far.
+func (f *fake) found(reads ...read) []bson.Raw {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reads = append(f.reads, reads...)
+	return append([]bson.Raw(nil), f.finds...)
 }
 
 func (r *refusal) reply() bson.D {

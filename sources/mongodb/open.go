@@ -81,6 +81,11 @@ func (c Config) dial(ctx context.Context, tables []string, keys map[string][]str
 	return d, nil
 }
 
+// sharded is the name of a deployment that is reached by way of mongos.
+const sharded = "sharded"
+
+func (d *deployment) sharded() bool { return d.name == sharded }
+
 // greet asks the server what it is.
 func (d *deployment) greet(ctx context.Context) error {
 	admin := d.client.Database("admin")
@@ -100,7 +105,7 @@ func (d *deployment) greet(ctx context.Context) error {
 	}
 	d.name, d.version = hello.SetName, build.Version
 	if hello.Msg == "isdbgrid" {
-		d.name = "sharded"
+		d.name = sharded
 	}
 	if d.name == "" {
 		return sources.Fatal(makeReplicaSet, "the server is standalone, and has no change streams")
@@ -245,13 +250,23 @@ func (d *deployment) open(ctx context.Context, o sources.OpenOptions) (*source, 
 			s.tx.tables = map[string]int64{}
 		}
 	}
-	stream, err := d.watch(ctx, after, s.position.StartAt)
+	s.passed = s.position.Passed.stamp()
+	session, err := d.client.StartSession()
 	if err != nil {
+		return nil, classify("start a session", err)
+	}
+	stream, err := d.watch(mongo.NewSessionContext(ctx, session), after, s.position.StartAt)
+	if err != nil {
+		session.EndSession(context.WithoutCancel(ctx))
 		return nil, err
 	}
-	s.reader = startReader(stream, s.queue, func(ctx context.Context, after bson.Raw) (*mongo.ChangeStream, error) {
-		return d.watch(ctx, after, nil)
-	})
+	s.reader = &reader{
+		queue: s.queue, session: session, sharded: d.sharded(),
+		watch: func(ctx context.Context, after bson.Raw) (*mongo.ChangeStream, error) {
+			return d.watch(ctx, after, nil)
+		},
+	}
+	s.reader.start(stream)
 	return s, nil
 }
 
@@ -270,7 +285,7 @@ func (d *deployment) begin(ctx context.Context) (position, error) {
 		return position{}, errors.New("the server does not tell its operation time")
 	}
 	return position{
-		Deployment: d.name, Stream: d.stream(), StartAt: &timestamp{T: now.T, I: now.I + 1},
+		Deployment: d.name, Stream: d.stream(), StartAt: &timestamp{T: now.T, I: now.I + 1}, Passed: timestamp{T: now.T, I: now.I},
 	}, nil
 }
 

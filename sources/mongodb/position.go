@@ -23,6 +23,8 @@ type position struct {
 	// that have it.
 	ClusterTime timestamp `json:"cluster_time"`
 	Ordinal     int64     `json:"ordinal"`
+	// Passed: every change up to this cluster time, inclusive, is before the position.
+	Passed timestamp `json:"passed"`
 	// TX is the transaction of the last change, of which more may follow.
 	TX *txPosition `json:"tx,omitempty"`
 }

@@ -11,6 +11,8 @@ type entry struct {
 	event []byte
 	// token is where to resume after it.
 	token []byte
+	// passed is a cluster time up to which the stream has returned every change, of an entry without an event; 0 where none is known.
+	passed uint64
 }
 
 // entryOverhead is what an entry takes beside its bytes.
@@ -60,6 +62,7 @@ func (q *queue) offer(e entry) bool {
 	switch {
 	case n > 0 && e.event == nil && q.entries[n-1].event == nil:
 		q.bytes += e.size() - q.entries[n-1].size()
+		e.passed = max(e.passed, q.entries[n-1].passed)
 		q.entries[n-1] = e
 	case n > 0 && q.bytes+e.size() > q.bound:
 		return false

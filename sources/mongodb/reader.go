@@ -24,6 +24,11 @@ const (
 // reader owns a change stream: one goroutine reads it into a queue.
 type reader struct {
 	queue *queue
+	// session is that of the stream's commands. It is causally consistent, so that the stream goes on where the server is
+	// no further back than it was, also after an election.
+	session *mongo.Session
+	// sharded: an answer without events says nothing of what the shards still have.
+	sharded bool
 	// watch opens the stream after a token.
 	watch func(ctx context.Context, after bson.Raw) (*mongo.ChangeStream, error)
 	// target is how many bytes of events a reply should have.
@@ -33,14 +38,15 @@ type reader struct {
 	done   chan struct{}
 }
 
-func startReader(stream *mongo.ChangeStream, q *queue, watch func(context.Context, bson.Raw) (*mongo.ChangeStream, error)) *reader {
+// start reads the stream, which was opened in the session, from a goroutine of its own.
+func (r *reader) start(stream *mongo.ChangeStream) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &reader{queue: q, watch: watch, target: min(max(q.bound/4, 1), 4<<20), cancel: cancel, done: make(chan struct{})}
+	r.target, r.cancel, r.done = min(max(r.queue.bound/4, 1), 4<<20), cancel, make(chan struct{})
 	go func() {
 		defer close(r.done)
-		q.close(r.run(ctx, stream))
+		r.queue.close(r.run(mongo.NewSessionContext(ctx, r.session), stream))
+		r.session.EndSession(context.WithoutCancel(ctx))
 	}()
-	return r
 }
 
 // stop ends the goroutine and waits for it.
@@ -67,21 +73,33 @@ func (r *reader) run(ctx context.Context, stream *mongo.ChangeStream) error {
 
 // read copies events into the queue. It returns the token of an invalidate event, after which the stream is over, and is
 // to be opened anew.
+//
+// Tokens do not tell how far the stream is. Each answer tells the time of the newest operation that the server had committed when
+// it was given (operationTime), and the read after it goes to the end of what is committed. So an answer without events proves
+// that all changes up to the time that the answer before it has told were returned.
 func (r *reader) read(ctx context.Context, stream *mongo.ChangeStream) (bson.Raw, error) {
 	events, size := 0, 0 // of the reply that is being read
 	settled := true      // the server had nothing more ready after the last entry
 	token := bytes.Clone(stream.ResumeToken())
+	told, passed := uint64(0), uint64(0) // nothing is told before the stream's opening
 	for {
-		if !stream.TryNext(ctx) {
+		cursor := stream.ID()
+		more := stream.TryNext(ctx)
+		before := told
+		told = r.operationTime()
+		if !more {
 			if err := stream.Err(); err != nil {
 				return nil, classify("read the change stream", err)
 			}
 			if stream.ID() == 0 {
 				return nil, errors.New("the server has ended the change stream without an event that says why")
 			}
-			if now := stream.ResumeToken(); !settled || !bytes.Equal(now, token) {
-				token, settled = bytes.Clone(now), true
-				if err := r.queue.put(ctx, entry{token: token}); err != nil {
+			if r.sharded || stream.ID() != cursor { // the stream was opened again, and this is the answer to that
+				before = 0
+			}
+			if now := stream.ResumeToken(); !settled || before > passed || !bytes.Equal(now, token) {
+				token, settled, passed = bytes.Clone(now), true, max(passed, before)
+				if err := r.queue.put(ctx, entry{token: token, passed: passed}); err != nil {
 					return nil, err
 				}
 			}
@@ -112,4 +130,13 @@ func (r *reader) read(ctx context.Context, stream *mongo.ChangeStream) (bson.Raw
 			events, size = 0, 0
 		}
 	}
+}
+
+// operationTime is what the server has told last.
+func (r *reader) operationTime() uint64 {
+	t := r.session.OperationTime()
+	if t == nil {
+		return 0
+	}
+	return timestamp{T: t.T, I: t.I}.stamp()
 }

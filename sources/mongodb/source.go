@@ -13,8 +13,13 @@ import (
 	"weft/sources/mongodb/extjson"
 )
 
-// idleEvery is how often a position that moved without a change is returned.
-const idleEvery = 10 * time.Second
+const (
+	// idleEvery is how often a position is returned that moved without a change.
+	idleEvery = 10 * time.Second
+	// passEvery is the same where it is past a later cluster time, for which somebody who reads beside the stream may wait. A set
+	// that nobody writes to has no later one, but for one each ten seconds.
+	passEvery = time.Second
+)
 
 // source implements sources.Source on the events that the reader has read.
 type source struct {
@@ -28,8 +33,9 @@ type source struct {
 	position position
 	started  bool // the position was returned, or is the one that Open was given
 	token    []byte
-	moved    bool // the token is newer than the position that was returned last
-	settled  bool // the server had nothing more ready after token
+	passed   uint64 // as position.Passed, behind token
+	moved    bool   // token or passed is newer than the position that was returned last
+	settled  bool   // the server had nothing more ready after token
 	returned time.Time
 	failed   error             // what the next call of Next returns
 	gap      *sources.GapError // it is a gap at the end of the batch, after which the capture can go on
@@ -97,7 +103,11 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 		case err != nil:
 			return sources.Batch{}, err
 		}
-		wait := s.config.idle - time.Since(s.returned)
+		idle := s.config.idle
+		if s.passed > s.position.Passed.stamp() {
+			idle = min(idle, passEvery)
+		}
+		wait := idle - time.Since(s.returned)
 		if s.moved && (wait <= 0 || s.settled && s.partial) {
 			return s.batch(more)
 		}
@@ -151,6 +161,7 @@ func (s *source) fill() (more bool, err error) {
 // advance moves the position behind an entry.
 func (s *source) advance(e entry) {
 	s.token, s.settled, s.moved = e.token, e.event == nil, true
+	s.passed = max(s.passed, e.passed)
 }
 
 // peek sees to it that ahead is the next event, whole. ok is false when there is none yet.
@@ -162,7 +173,7 @@ func (s *source) peek() (ok bool, err error) {
 		}
 		if e.event == nil {
 			s.settled = true
-			if s.partial || !bytes.Equal(e.token, s.token) {
+			if s.partial || e.passed > s.passed || !bytes.Equal(e.token, s.token) {
 				s.advance(e)
 			}
 			continue
@@ -198,6 +209,7 @@ func (s *source) batch(more bool) (sources.Batch, error) {
 			return sources.Batch{}, err
 		}
 		s.position.Token, s.position.StartAt = text, nil
+		s.position.Passed = timestampOf(s.passedAll())
 		s.moved, s.returned = false, time.Now()
 	}
 	b := sources.Batch{Changes: s.changes, More: more}
@@ -221,6 +233,19 @@ func (s *source) batch(more bool) (sources.Batch, error) {
 		s.gap.Resume, s.gap = b.Position, nil
 	}
 	return b, err
+}
+
+// passedAll is the cluster time up to which all changes are in batches. Of the last change's own time more may follow, and what comes
+// later is not earlier.
+func (s *source) passedAll() uint64 {
+	passed := s.passed
+	if last := s.position.ClusterTime.stamp(); last > 0 {
+		passed = max(passed, last-1)
+	}
+	if s.ahead != nil {
+		passed = max(passed, s.ahead.clusterTime-1)
+	}
+	return passed
 }
 
 func (t *transaction) is(e *event) bool {

@@ -43,15 +43,15 @@ func TestEvents(t *testing.T) {
 	}})
 	got, b := f.take(src, 9)
 	same(t, got, []string{
-		`c shop.orders 0000006400000008.00000000 - 1|{"_id":1}`,
-		`c shop.orders 0000006400000008.00000001 - {"a":1}|{"_id":{"a":1}}`,
-		`u shop.orders 0000006400000009.00000000 "k"|{"_id":"k","n":1} "k"|{"_id":"k","n":2}`,
-		`u shop.orders 0000006400000009.00000001 - "k"|?`,
-		`u shop.orders 0000006500000001.00000000 - "k"|{"_id":"k","n":2}`,
-		`d shop.orders 0000006500000002.00000000 "k"|{"_id":"k","n":1} -`,
-		`d shop.orders 0000006500000003.00000000 "k"|? -`,
-		`t shop.orders 0000006500000004.00000000 - -`,
-		`t shop.orders 0000006500000005.00000000 - -`,
+		`c shop.orders 0000006400000008.00000000.00000000 - 1|{"_id":1}`,
+		`c shop.orders 0000006400000008.00000001.00000000 - {"a":1}|{"_id":{"a":1}}`,
+		`u shop.orders 0000006400000009.00000000.00000000 "k"|{"_id":"k","n":1} "k"|{"_id":"k","n":2}`,
+		`u shop.orders 0000006400000009.00000001.00000000 - "k"|?`,
+		`u shop.orders 0000006500000001.00000000.00000000 - "k"|{"_id":"k","n":2}`,
+		`d shop.orders 0000006500000002.00000000.00000000 "k"|{"_id":"k","n":1} -`,
+		`d shop.orders 0000006500000003.00000000.00000000 "k"|? -`,
+		`t shop.orders 0000006500000004.00000000.00000000 - -`,
+		`t shop.orders 0000006500000005.00000000.00000000 - -`,
 	})
 	for i, want := range map[int]string{
 		0: `"collection":"orders","clusterTime":{"t":100,"i":8},"fullDocument":"event"`,
@@ -86,7 +86,7 @@ func TestResumeWithinOneTime(t *testing.T) {
 	src = f.open(f.config(), o)
 	f.play(step{events: events[2:]})
 	got, _ := f.take(src, 1)
-	same(t, got, []string{`c shop.orders 0000006400000008.00000002 - 3|{"_id":3}`})
+	same(t, got, []string{`c shop.orders 0000006400000008.00000002.00000000 - 3|{"_id":3}`})
 	s := f.opened()
 	if after := s[len(s)-1].options.StartAfter; after.Lookup("_data").StringValue() != "8202" {
 		t.Errorf("resumed after %s", after)
@@ -121,8 +121,8 @@ func TestFragments(t *testing.T) {
 		{Key: "fullDocumentBeforeChange", Value: bson.D{{Key: "_id", Value: "k"}, {Key: "n", Value: int32(1)}}}}}})
 	more, b := f.take(src, 1)
 	same(t, append(got, more...), []string{
-		`c shop.orders 0000006400000008.00000000 - 1|{"_id":1}`,
-		`u shop.orders 0000006400000009.00000000 "k"|{"_id":"k","n":1} "k"|{"_id":"k","n":2}`,
+		`c shop.orders 0000006400000008.00000000.00000000 - 1|{"_id":1}`,
+		`u shop.orders 0000006400000009.00000000.00000000 "k"|{"_id":"k","n":1} "k"|{"_id":"k","n":2}`,
 	})
 	if p, err := decodePosition(b.Position); err != nil || !strings.Contains(string(p.Token), "8204") {
 		t.Fatalf("position %s, %v", b.Position, err)
@@ -136,6 +136,7 @@ func TestFragments(t *testing.T) {
 
 // What a server does in an election, and one that ends, is gone over without a loss.
 func TestElection(t *testing.T) {
+	t.Parallel()
 	f := newFake(t)
 	src := f.open(f.config(), f.options())
 	f.play(
@@ -147,9 +148,9 @@ func TestElection(t *testing.T) {
 	)
 	got, _ := f.take(src, 3)
 	same(t, got, []string{
-		`c shop.orders 0000006400000008.00000000 - 1|{"_id":1}`,
-		`c shop.orders 0000006400000009.00000000 - 2|{"_id":2}`,
-		`c shop.orders 000000640000000a.00000000 - 3|{"_id":3}`,
+		`c shop.orders 0000006400000008.00000000.00000000 - 1|{"_id":1}`,
+		`c shop.orders 0000006400000009.00000000.00000000 - 2|{"_id":2}`,
+		`c shop.orders 000000640000000a.00000000.00000000 - 3|{"_id":3}`,
 	})
 	after := []string{}
 	for _, s := range f.opened()[1:] {
@@ -168,8 +169,8 @@ func TestInvalidate(t *testing.T) {
 	}}, step{events: []bson.D{insert("8203", 100, 9, int64(1))}})
 	got, _ := f.take(src, 2)
 	same(t, got, []string{
-		`t shop.orders 0000006400000008.00000000 - -`,
-		`c shop.orders 0000006400000009.00000000 - 1|{"_id":1}`,
+		`t shop.orders 0000006400000008.00000000.00000000 - -`,
+		`c shop.orders 0000006400000009.00000000.00000000 - 1|{"_id":1}`,
 	})
 	if s := f.opened()[1]; s.options.StartAfter.Lookup("_data").StringValue() != "8202" {
 		t.Errorf("the stream was opened again with %+v", s.options)
@@ -258,7 +259,7 @@ func TestTransaction(t *testing.T) {
 	o.Position = position
 	src = f.open(f.config(), o)
 	f.play(step{events: []bson.D{in("8202", 8, 2, 5)}})
-	if b := f.next(src); b.Changes[0].TransactionOrder != 2 || string(b.Changes[0].Order) != "0000006400000008.00000001" {
+	if b := f.next(src); b.Changes[0].TransactionOrder != 2 || string(b.Changes[0].Order) != "0000006400000008.00000001.00000000" {
 		t.Errorf("resumed within a transaction: %+v", b.Changes[0])
 	}
 }
@@ -308,32 +309,50 @@ func TestLogin(t *testing.T) {
 	}
 }
 
+// A document that has no JSON stops the capture with its name, or is carried as its BSON.
 func TestInvalidDocuments(t *testing.T) {
-	twice := insert("8201", 100, 8, int64(1))
-	twice[5].Value = bson.D{{Key: "_id", Value: int64(1)}, {Key: "a", Value: "x"}, {Key: "a", Value: "y"}}
-	f := newFake(t)
-	o := f.options()
-	src := f.open(f.config(), o)
-	f.play(step{events: []bson.D{insert("8200", 100, 7, int64(0)), twice}})
-	_, b := f.take(src, 1)
-	position := bytes.Clone(b.Position)
-	_, err := src.Next(t.Context())
-	var fatal *sources.FatalError
-	if !errors.As(err, &fatal) {
-		t.Fatal(err)
-	}
-	for _, part := range []string{"shop.orders", "_id 1", `field "a"`, "twice", "invalid_documents: base64"} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("%q is not in: %v", part, err)
-		}
-	}
-	c := f.config()
-	c.Invalid = InvalidBase64
-	o.Position = position
-	src = f.open(c, o)
-	f.play(step{events: []bson.D{twice}})
-	got, _ := f.take(src, 1)
-	if want := `c shop.orders 0000006400000008.00000000 - 1|{"$invalidBSON":{"base64":"`; !strings.HasPrefix(got[0], want) {
-		t.Errorf("%s, want %s", got[0], want)
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fields bson.D
+		want   []string
+	}{
+		"a field twice":     {bson.D{{Key: "a", Value: "x"}, {Key: "a", Value: "y"}}, []string{`field "a"`, "twice"}},
+		"invalid UTF-8":     {bson.D{{Key: "a", Value: bson.RawValue{Type: bson.TypeString, Value: []byte("\x02\x00\x00\x00\xff\x00")}}}, []string{`field "a"`, "UTF-8"}},
+		"another type":      {bson.D{{Key: "a", Value: bson.D{{Key: "$oid", Value: "x"}}}}, []string{`field "a.$oid"`, "looks like another type"}},
+		"a regex's options": {bson.D{{Key: "a", Value: bson.Regex{Pattern: "x", Options: "xi"}}}, nil}, // which the driver puts in order
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := insert("8201", 100, 9, int64(1))
+			bad[5].Value = append(bson.D{{Key: "_id", Value: int64(1)}}, c.fields...)
+			f := newFake(t)
+			o := f.options()
+			src := f.open(f.config(), o)
+			f.play(step{events: []bson.D{insert("8200", 100, 8, int64(0)), bad}})
+			if c.want == nil {
+				f.take(src, 2)
+				return
+			}
+			_, b := f.take(src, 1)
+			position := bytes.Clone(b.Position)
+			_, err := src.Next(t.Context())
+			var fatal *sources.FatalError
+			if !errors.As(err, &fatal) {
+				t.Fatal(err)
+			}
+			for _, part := range append(c.want, "shop.orders", "_id 1", "invalid_documents: base64") {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q is not in: %v", part, err)
+				}
+			}
+			config := f.config()
+			config.Invalid = InvalidBase64
+			o.Position = position
+			src = f.open(config, o)
+			f.play(step{events: []bson.D{bad}})
+			got, _ := f.take(src, 1)
+			if want := `c shop.orders 0000006400000009.00000000.00000000 - 1|{"$invalidBSON":{"base64":"`; !strings.HasPrefix(got[0], want) {
+				t.Errorf("%s, want %s", got[0], want)
+			}
+		})
 	}
 }

@@ -87,6 +87,27 @@ func (b *batch) add(t *table, values []sources.Value) bool {
 	return true
 }
 
+// addDelete adds the delete of a row of which the key alone is known, unless the batch is full.
+func (b *batch) addDelete(t *table, key [][]byte) bool {
+	values := b.row(len(t.Columns))
+	for i := range values {
+		values[i] = sources.Value{State: sources.Unavailable}
+	}
+	size := changeOverhead + orderWidth
+	for i, k := range t.Key {
+		values[k] = sources.Value{State: sources.Present, Data: key[i]}
+		size += len(key[i]) + valueOverhead
+	}
+	if len(b.changes) > 0 && b.size+size > b.maxBytes {
+		return false
+	}
+	b.size += size
+	order := appendOrder(b.room(orderWidth), b.poll, len(b.changes))
+	b.keep(order)
+	b.changes = append(b.changes, sources.Change{Op: sources.OpDelete, Table: &t.Table, Before: values, Order: slices.Clip(order)})
+	return true
+}
+
 // last is the row of the last change.
 func (b *batch) last() []sources.Value {
 	c := b.changes[len(b.changes)-1]

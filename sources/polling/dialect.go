@@ -24,6 +24,8 @@ type view interface {
 	// documentation, and in what its check finds.
 	database() string
 	horizon() int64
+	// describe says in a sentence what the horizon is, how exact, and what a poll costs.
+	describe() string
 	// older says how the view shows that the datastore has lost what had a watermark up to highest, or "".
 	older(highest int64) string
 	// tables are the captured ones in the order of their names. A *table stays the same as long as nothing about it
@@ -32,6 +34,7 @@ type view interface {
 	// read adds to b the rows of t that come after at, in the order of their watermarks as far as the horizon, until
 	// there are none or b is full. It returns up to where it has read, and whether there may be more.
 	read(ctx context.Context, t *table, at tablePosition, b *batch) (next tablePosition, more bool, err error)
+	keyReader
 	close() error
 }
 

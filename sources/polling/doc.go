@@ -12,12 +12,13 @@
 //
 //   - Every observed version of a row, not every change: of two updates between two polls only the later is seen. The
 //     newest version of each row always is.
-//   - Each as an OpCreate without Before. The source keeps no rows, so it cannot tell an insert from an update, and
-//     readers of the Debezium envelope refuse an update without a before image (Flink's debezium-json: "The "before"
-//     field of UPDATE message is null"), while they take a create of a key that exists as an upsert.
-//   - No deletes, but for rows that a column marks as deleted: a deleted row has no watermark. For the same reason a
-//     changed key is a create of the new key, and the old one stays as it was.
-//   - No rows from before the capture's first Open.
+//   - Each as an OpCreate without Before. The source keeps no rows, so it cannot tell an insert from an update; who knows what the
+//     log holds makes an update of it. Otherwise it stays a create: readers of the Debezium envelope refuse an update without a
+//     before image (Flink's debezium-json: "The "before" field of UPDATE message is null"), and take a create of a key that exists
+//     as an upsert.
+//   - Deletes of rows that a column marks as deleted, and, where OpenOptions.Held tells what the log holds, of rows that are gone
+//     (reconcile.go). A changed key is a create of the new key and, once it is looked for, a delete of the old one.
+//   - Rows from before the capture's first Open where OpenOptions.Existing asks for them.
 //
 // Order is the number of the poll and the index in it. A poll cannot be repeated, since rows have moved on by then, so
 // after a resume the count goes on above OpenOptions.Above.

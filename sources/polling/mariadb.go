@@ -23,6 +23,7 @@ type MariaDBConfig struct {
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of the TIMESTAMP column that the server sets on every write (DEFAULT and ON UPDATE CURRENT_TIMESTAMP), in all captured tables; default updated_at"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 1s, which is the default"`
 	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
+	Reconcile Reconcile     `yaml:"reconcile,omitempty" json:"reconcile,omitempty" jsonschema:"how deleted rows are found"`
 }
 
 const (
@@ -47,7 +48,7 @@ func (c *MariaDBConfig) Validate() error {
 	case c.Interval != 0 && c.Interval < time.Millisecond:
 		return fmt.Errorf("interval: %s is shorter than 1ms", c.Interval)
 	}
-	return nil
+	return c.Reconcile.validate()
 }
 
 // driverConfig parses the url and pins the session. Its errors never hold a part of the url, which may hold a password.
@@ -111,7 +112,7 @@ func (c *MariaDBConfig) Open(ctx context.Context, o sources.OpenOptions) (source
 	if interval == 0 {
 		interval = mariadbInterval
 	}
-	s, err := open(ctx, d, d.place, interval, c.Deleted, o)
+	s, err := open(ctx, d, d.place, interval, c.Deleted, c.Reconcile, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -258,6 +259,12 @@ type mariadbView struct {
 
 func (v *mariadbView) database() string { return v.dialect.identity }
 func (v *mariadbView) horizon() int64   { return v.below - 1 }
+func (v *mariadbView) describe() string {
+	d := v.dialect
+	return fmt.Sprintf("exact as long as only the server sets %s: rows before the start of the oldest open transaction or statement, prepared ones included "+
+		"(now %d, before %s); a change is captured once all older ones have ended; a poll is four queries and an index range",
+		d.watermark, len(d.looked.transactions)+len(d.looked.statements), timeOf(v.below))
+}
 func (v *mariadbView) tables() []*table { return v.dialect.captured }
 func (v *mariadbView) rewind() int64    { return v.back }
 

@@ -36,8 +36,7 @@ func (k *checker) mariadb(ctx context.Context, d *mariadbDialect, o sources.Chec
 			err = e
 		}
 	}()
-	k.add(sources.OK, "horizon", fmt.Sprintf("exact as long as only the server sets %s: rows before the start of the oldest open transaction or statement, "+
-		"prepared ones included (now %d); a change is captured once all older ones have ended", d.watermark, len(d.looked.transactions)+len(d.looked.statements)), "")
+	k.add(sources.OK, "horizon", v.describe(), "")
 	for id := range d.looked.transactions {
 		var since int64
 		err := d.conn.QueryRowContext(ctx, "SELECT COALESCE(MAX(TIMESTAMPDIFF(SECOND, TRX_STARTED, NOW())), 0) FROM information_schema.INNODB_TRX WHERE TRX_ID = ?", id).Scan(&since)

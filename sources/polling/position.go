@@ -14,6 +14,8 @@ type position struct {
 	Database string                   `json:"database"`
 	Poll     uint64                   `json:"poll"` // the number of the last poll that found something
 	Tables   map[string]tablePosition `json:"tables"`
+	// Reconciled is when deleted rows were last looked for in all tables, in seconds since 1970.
+	Reconciled int64 `json:"reconciled,omitempty"`
 }
 
 // tablePosition is how far a table has been read: all rows whose watermark is at most Watermark.

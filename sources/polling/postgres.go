@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"weft/sources"
+	"weft/sources/pgurl"
 )
 
 // PostgresConfig is the postgres-poll source's part of the config file.
@@ -22,6 +22,7 @@ type PostgresConfig struct {
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of an xid8 column that a trigger sets on every write, in all captured tables; without it the rows' own xmin is used and each look reads whole tables"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 1s, which is the default; never shorter than what the last poll took"`
 	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
+	Reconcile Reconcile     `yaml:"reconcile,omitempty" json:"reconcile,omitempty" jsonschema:"how deleted rows are found"`
 }
 
 const (
@@ -68,32 +69,12 @@ func (c *PostgresConfig) Validate() error {
 	case c.Interval != 0 && c.Interval < time.Millisecond:
 		return fmt.Errorf("interval: %s is shorter than 1ms", c.Interval)
 	}
-	return nil
+	return c.Reconcile.validate()
 }
 
-// connConfig parses the url. Its errors never hold a part of it, which may hold a password.
+// connConfig parses the url and pins the session.
 func (c *PostgresConfig) connConfig() (*pgx.ConnConfig, error) {
-	if c.URL == "" {
-		return nil, errors.New("url: it must be set, such as postgres://USER:PASSWORD@HOST:5432/DATABASE")
-	}
-	if strings.HasPrefix(c.URL, "postgres://") || strings.HasPrefix(c.URL, "postgresql://") {
-		if _, err := url.Parse(c.URL); err != nil {
-			return nil, errors.New("url: it is no valid postgres:// URL; special characters in the user and the password " +
-				"must be percent-encoded: @ as %40, / as %2F, % as %25")
-		}
-	}
-	config, err := pgx.ParseConfig(c.URL)
-	if err != nil {
-		reason := errors.Unwrap(err)
-		if reason == nil {
-			return nil, errors.New("url: it is neither a postgres:// URL nor key=value pairs")
-		}
-		return nil, fmt.Errorf("url: %w", reason)
-	}
-	for name, value := range postgresSession {
-		config.RuntimeParams[name] = value
-	}
-	return config, nil
+	return pgurl.Parse(c.URL, postgresSession)
 }
 
 // Open implements sources.Config.
@@ -106,7 +87,7 @@ func (c *PostgresConfig) Open(ctx context.Context, o sources.OpenOptions) (sourc
 	if interval == 0 {
 		interval = postgresInterval
 	}
-	s, err := open(ctx, d, d.place, interval, c.Deleted, o)
+	s, err := open(ctx, d, d.place, interval, c.Deleted, c.Reconcile, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -270,6 +251,14 @@ type postgresView struct {
 
 func (v *postgresView) database() string { return v.identity }
 func (v *postgresView) horizon() int64   { return v.xmin - 1 }
+func (v *postgresView) describe() string {
+	by, cost := "the rows' own xmin", "a poll that finds a transaction ended reads whole tables"
+	if w := v.dialect.watermark; w != "" {
+		by, cost = "the column "+w, "a poll reads an index range"
+	}
+	return fmt.Sprintf("exact: by %s, below the oldest running transaction (now %d); a change is captured once every transaction that is older has ended; %s",
+		by, v.xmin, cost)
+}
 func (v *postgresView) tables() []*table { return v.dialect.captured }
 
 // older implements view. A standby may only lag behind the server that was read before; it is waited for.

@@ -108,12 +108,7 @@ const largeTable = 256 << 20
 
 // postgresHorizon tells up to where rows are complete, how exact that is, and who keeps it back.
 func (k *checker) postgresHorizon(ctx context.Context, v *postgresView) error {
-	by := "the rows' own xmin"
-	if v.dialect.watermark != "" {
-		by = "the column " + v.dialect.watermark
-	}
-	k.add(sources.OK, "horizon", fmt.Sprintf("exact: by %s, below the oldest running transaction (now %d); a change is captured once every "+
-		"transaction that is older has ended", by, v.xmin), "")
+	k.add(sources.OK, "horizon", v.describe(), "")
 	const query = `SELECT count(*) FROM (
 		SELECT xact_start AS since FROM pg_stat_activity WHERE backend_xid IS NOT NULL
 		UNION ALL SELECT prepared FROM pg_prepared_xacts) t WHERE since < now() - interval '1 minute'`

@@ -11,7 +11,8 @@ import (
 )
 
 func TestPostgresExperiment(t *testing.T) {
-	pgModes(t, func(t *testing.T, db *pgDatabase, c *PostgresConfig) {
+	t.Parallel() // it waits for its own long transactions
+	onPostgresModes(t, true, func(t *testing.T, db *pgDatabase, c *PostgresConfig) {
 		db.prepare(c, "items", "id int8 PRIMARY KEY, body text, updated_at timestamptz NOT NULL", "id")
 		db.exec("CREATE INDEX ON items (updated_at)")
 		pgExperiment(db, db.start(c)).run(t)

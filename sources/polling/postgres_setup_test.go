@@ -41,9 +41,15 @@ type pgDatabase struct {
 var pgDatabases atomic.Int64
 
 // eachPostgres runs a test on the oldest and the newest server.
-func eachPostgres(t *testing.T, test func(t *testing.T, db *pgDatabase)) {
+func eachPostgres(t *testing.T, test func(t *testing.T, db *pgDatabase)) { onPostgres(t, false, test) }
+
+// onPostgres is eachPostgres; beside says that the servers need not be tested one after the other.
+func onPostgres(t *testing.T, beside bool, test func(t *testing.T, db *pgDatabase)) {
 	for _, name := range []string{"OLDEST", "NEWEST"} {
 		t.Run(strings.ToLower(name), func(t *testing.T) {
+			if beside {
+				t.Parallel()
+			}
 			test(t, newPostgres(t, needServer(t, "WEFT_TEST_POSTGRES_"+name)))
 		})
 	}
@@ -158,7 +164,12 @@ func (db *pgDatabase) openError(c *PostgresConfig) error {
 // pgModes are the two ways in which PostgreSQL is polled. What differs between servers is the scan: the oldest is tested with that
 // alone.
 func pgModes(t *testing.T, test func(t *testing.T, db *pgDatabase, c *PostgresConfig)) {
-	eachPostgres(t, func(t *testing.T, shared *pgDatabase) {
+	onPostgresModes(t, false, test)
+}
+
+// onPostgresModes is pgModes; beside says that the servers need not be tested one after the other.
+func onPostgresModes(t *testing.T, beside bool, test func(t *testing.T, db *pgDatabase, c *PostgresConfig)) {
+	onPostgres(t, beside, func(t *testing.T, shared *pgDatabase) {
 		modes := []string{"", "weft_xid"}
 		if strings.HasSuffix(t.Name(), "/oldest") {
 			modes = modes[:1]

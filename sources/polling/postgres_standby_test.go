@@ -128,6 +128,7 @@ func newReplicated(t *testing.T) (primary, standby *pgServer) {
 
 // A standby is polled while its primary is written to, with savepoints and prepared transactions; and it may lag.
 func TestPostgresStandby(t *testing.T) {
+	t.Parallel() // it has servers of its own
 	primary, standby := newReplicated(t)
 	for _, watermark := range []string{"weft_xid", ""} {
 		t.Run("watermark "+watermark, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,21 +21,25 @@ type source struct {
 	interval time.Duration
 	place    string // names the datastore in messages
 	deleted  string // the column that marks deleted rows, "" for none
+	existing bool   // rows that are there before a table is captured are read
 	log      hclog.Logger
 
-	position position
-	started  bool // the position was returned or is the one that Open was given
-	pending  bool // the last poll left rows, or failed
-	moved    bool // the position has moved since it was returned
-	returned time.Time
-	turn     string
-	batch    *batch
+	position  position
+	started   bool // the position was returned or is the one that Open was given
+	pending   bool // the last poll left rows, or failed
+	moved     bool // the position has moved since it was returned
+	returned  time.Time
+	turn      string
+	batch     *batch
+	described atomic.Pointer[string] // the horizon as of the last look
+	reconcile *reconciler            // nil where deleted rows are not looked for
+	pollAt    time.Time              // when the next poll is due
 }
 
 // open makes the engine and verifies the datastore against o.Position.
-func open(ctx context.Context, d dialect, place string, interval time.Duration, deleted string, o sources.OpenOptions) (*source, error) {
+func open(ctx context.Context, d dialect, place string, interval time.Duration, deleted string, reconcile Reconcile, o sources.OpenOptions) (*source, error) {
 	s := &source{
-		dialect: d, interval: interval, place: place, deleted: deleted, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
+		dialect: d, interval: interval, place: place, deleted: deleted, existing: o.Existing, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
 		batch: newBatch(o.BatchBytes),
 	}
 	poll, err := pollOf(o.Above)
@@ -47,6 +52,7 @@ func open(ctx context.Context, d dialect, place string, interval time.Duration, 
 		}
 	}
 	s.position.Poll = max(s.position.Poll, poll)
+	s.reconcile = newReconciler(reconcile, o, s.position.Reconciled)
 	v, err := d.view(ctx)
 	if err != nil {
 		return nil, err
@@ -58,11 +64,16 @@ func open(ctx context.Context, d dialect, place string, interval time.Duration, 
 		s.position.Database = v.database()
 		s.position.Tables = map[string]tablePosition{}
 		for _, t := range v.tables() {
-			s.position.Tables[t.name] = tablePosition{Watermark: v.horizon(), Identity: t.identity}
+			at := tablePosition{Watermark: v.horizon(), Identity: t.identity}
+			if s.existing {
+				at.Watermark = 0
+			}
+			s.position.Tables[t.name] = at
 		}
 	} else {
 		err = s.verify(v)
 	}
+	s.describe(v)
 	if cerr := v.close(); err == nil {
 		err = cerr
 	}
@@ -114,9 +125,9 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 	// A poll is bounded by a batch and is not interrupted at once: what it has found is returned even if ctx ends.
 	polling, stop := withGrace(ctx)
 	defer stop()
+	s.pollAt = time.Time{} // the last batch may be long ago
 	var timer *time.Timer
 	for {
-		began := time.Now()
 		b, err := s.poll(polling)
 		if err != nil && polling.Err() != nil {
 			return sources.Batch{}, ctx.Err()
@@ -133,8 +144,10 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 		if p, err := s.progress(); p != nil || err != nil {
 			return sources.Batch{Position: p}, err
 		}
-		// An expensive look, such as a whole table's, is made no more than half of the time.
-		pause := max(s.interval, time.Since(began))
+		pause := time.Until(s.pollAt)
+		if s.reconcile != nil {
+			pause = min(pause, time.Until(s.reconcile.next))
+		}
 		if timer == nil {
 			timer = time.NewTimer(pause)
 			defer timer.Stop()
@@ -174,29 +187,41 @@ func withGrace(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// poll looks once. The batch is empty if there was nothing.
+// poll looks once, for what has changed or for deleted rows, whichever is due. The batch is empty if there was nothing.
 func (s *source) poll(ctx context.Context) (sources.Batch, error) {
-	changed, err := s.dialect.changed(ctx)
-	if err != nil {
-		return sources.Batch{}, err
+	began := time.Now()
+	reconcile := s.reconcile.due(began, s.pending)
+	looks := s.pending || !began.Before(s.pollAt)
+	if looks {
+		changed, err := s.dialect.changed(ctx)
+		if err != nil {
+			return sources.Batch{}, err
+		}
+		s.pending = s.pending || changed
 	}
-	s.pending = s.pending || changed
-	if !s.pending {
-		return sources.Batch{}, nil
+	var b sources.Batch
+	if s.pending || reconcile {
+		v, err := s.dialect.view(ctx)
+		if err != nil {
+			return sources.Batch{}, err
+		}
+		b, err = s.look(ctx, v, reconcile)
+		if cerr := v.close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return sources.Batch{}, err
+		}
 	}
-	v, err := s.dialect.view(ctx)
-	if err != nil {
-		return sources.Batch{}, err
+	if looks && len(b.Changes) == 0 {
+		// An expensive look, such as a whole table's, is made no more than half of the time.
+		s.pollAt = time.Now().Add(max(s.interval, time.Since(began)))
 	}
-	b, err := s.read(ctx, v)
-	if cerr := v.close(); err == nil {
-		err = cerr
-	}
-	return b, err
+	return b, nil
 }
 
-// read fills a batch from a view, and moves the position only when it is complete.
-func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
+// look returns what a view shows: deleted rows if they are due, else what has changed.
+func (s *source) look(ctx context.Context, v view, reconcile bool) (sources.Batch, error) {
 	if v, ok := v.(rewinder); ok && v.rewind() > 0 {
 		for name, at := range s.position.Tables {
 			if at.Watermark >= v.rewind() {
@@ -207,14 +232,51 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 	if err := s.verify(v); err != nil {
 		return sources.Batch{}, err
 	}
-	next := position{
-		Database: s.position.Database, Poll: s.position.Poll + 1,
-		Tables: make(map[string]tablePosition, len(s.position.Tables)),
-	}
-	tables := v.tables()
-	if err := markDeleted(tables, s.deleted); err != nil {
+	if err := markDeleted(v.tables(), s.deleted); err != nil {
 		return sources.Batch{}, err
 	}
+	s.describe(v)
+	if reconcile {
+		if b, err := s.findDeleted(ctx, v); err != nil || len(b.Changes) > 0 {
+			return b, err
+		}
+	}
+	if !s.pending {
+		return sources.Batch{}, nil
+	}
+	return s.read(ctx, v)
+}
+
+// findDeleted makes a step in the search for deleted rows.
+func (s *source) findDeleted(ctx context.Context, v view) (sources.Batch, error) {
+	next := s.position
+	next.Poll++
+	s.batch.reset(next.Poll)
+	done, err := s.reconcile.step(ctx, v, s.batch)
+	if err != nil {
+		return sources.Batch{}, err
+	}
+	if done {
+		s.position.Reconciled, s.moved = time.Now().Unix(), true
+	}
+	if len(s.batch.changes) == 0 {
+		return sources.Batch{}, nil
+	}
+	p, err := next.encode()
+	if err != nil {
+		return sources.Batch{}, err
+	}
+	s.position, s.moved, s.returned = next, false, time.Now()
+	return sources.Batch{Changes: s.batch.changes, Position: p, More: s.pending}, nil
+}
+
+// read fills a batch from a view, and moves the position only when it is complete.
+func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
+	next := position{
+		Database: s.position.Database, Poll: s.position.Poll + 1,
+		Tables: make(map[string]tablePosition, len(s.position.Tables)), Reconciled: s.position.Reconciled,
+	}
+	tables := v.tables()
 	lowest := s.position.lowest()
 	for _, t := range tables {
 		at, ok := s.position.Tables[t.name]
@@ -222,6 +284,9 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 			// The table is new to the capture. Watermarks are of one counter for all tables, so what was written to it
 			// since the position is above the position's lowest.
 			at = tablePosition{Watermark: lowest, Identity: t.identity}
+			if s.existing {
+				at.Watermark = 0
+			}
 		}
 		next.Tables[t.name] = at
 	}
@@ -267,6 +332,14 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 	s.moved, s.returned = false, time.Now()
 	return sources.Batch{Changes: s.batch.changes, Position: p, More: full}, nil
 }
+
+func (s *source) describe(v view) {
+	text := v.describe()
+	s.described.Store(&text)
+}
+
+// Horizon implements sources.Horizoner.
+func (s *source) Horizon() string { return *s.described.Load() }
 
 // Durable implements sources.Source: the datastore holds nothing for us that could be released.
 func (s *source) Durable(sources.Position) error { return nil }

@@ -24,6 +24,7 @@ type SQLiteConfig struct {
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of the integer column that triggers set on every write; default weft_version"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 100ms, which is the default"`
 	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
+	Reconcile Reconcile     `yaml:"reconcile,omitempty" json:"reconcile,omitempty" jsonschema:"how deleted rows are found"`
 }
 
 const (
@@ -53,7 +54,7 @@ func (c *SQLiteConfig) Validate() error {
 	case c.Interval != 0 && c.Interval < time.Millisecond:
 		return fmt.Errorf("interval: %s is shorter than 1ms", c.Interval)
 	}
-	return nil
+	return c.Reconcile.validate()
 }
 
 // Open implements sources.Config.
@@ -66,7 +67,7 @@ func (c *SQLiteConfig) Open(ctx context.Context, o sources.OpenOptions) (sources
 	if interval == 0 {
 		interval = defaultInterval
 	}
-	s, err := open(ctx, d, c.place(), interval, c.Deleted, o)
+	s, err := open(ctx, d, c.place(), interval, c.Deleted, c.Reconcile, o)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -206,6 +207,10 @@ type sqliteView struct {
 
 func (v *sqliteView) database() string { return v.identity }
 func (v *sqliteView) horizon() int64   { return v.counter }
+func (v *sqliteView) describe() string {
+	return fmt.Sprintf("exact: the counter that triggers draw %s from, now %d; a poll reads an index range, and nothing when the file has not changed",
+		v.dialect.watermark, v.counter)
+}
 func (v *sqliteView) tables() []*table { return v.dialect.captured }
 
 func (v *sqliteView) close() error {

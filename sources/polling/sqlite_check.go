@@ -97,6 +97,7 @@ func (k *sqliteChecker) position(ctx context.Context, v *sqliteView, o sources.C
 	if err := v.load(ctx); err != nil {
 		return err
 	}
+	k.findings = append(k.findings, sources.Finding{Subject: "horizon", Text: v.describe()})
 	if o.Position == nil {
 		return nil
 	}

@@ -1,15 +1,14 @@
 package postgres
 
 import (
-	"errors"
 	"fmt"
-	"net/url"
 	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"weft/sources"
+	"weft/sources/pgurl"
 )
 
 // Config is the postgres source's part of the config file.
@@ -87,30 +86,7 @@ var session = map[string]string{
 	"timezone":            "UTC",
 }
 
-// connConfig parses the url and pins the session. Its errors never hold a part of the url, which may hold a password.
-func (c Config) connConfig() (*pgx.ConnConfig, error) {
-	if c.URL == "" {
-		return nil, errors.New("url: it must be set, such as postgres://USER:PASSWORD@HOST:5432/DATABASE")
-	}
-	if strings.HasPrefix(c.URL, "postgres://") || strings.HasPrefix(c.URL, "postgresql://") {
-		// The reason is kept back: it would quote a password that has a / or @ in it.
-		if _, err := url.Parse(c.URL); err != nil {
-			return nil, errors.New("url: it is no valid postgres:// URL; special characters in the user and the password " +
-				"must be percent-encoded: @ as %40, / as %2F, % as %25")
-		}
-	}
-	config, err := pgx.ParseConfig(c.URL)
-	if err != nil {
-		reason := errors.Unwrap(err)
-		if reason == nil {
-			return nil, errors.New("url: it is neither a postgres:// URL nor key=value pairs")
-		}
-		return nil, fmt.Errorf("url: %w", reason)
-	}
-	for name, value := range session {
-		config.RuntimeParams[name] = value
-	}
-	return config, nil
-}
+// connConfig parses the url and pins the session.
+func (c Config) connConfig() (*pgx.ConnConfig, error) { return pgurl.Parse(c.URL, session) }
 
 var _ sources.Config = Config{}

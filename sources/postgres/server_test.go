@@ -23,6 +23,7 @@ func eachServer(t *testing.T, test func(t *testing.T, db *database)) {
 	t.Helper()
 	for _, name := range []string{"OLDEST", "NEWEST"} {
 		t.Run(strings.ToLower(name), func(t *testing.T) {
+			t.Parallel()
 			variable := "WEFT_TEST_POSTGRES_" + name
 			admin := os.Getenv(variable)
 			if admin == "" {

@@ -25,6 +25,8 @@ type bench struct {
 	kafka  string
 	binary string
 	dir    string
+	// Of the daemon's config: further settings as lines, and the capture's source and tables.
+	settings, source, tables string
 
 	rowBytes int
 	changes  int
@@ -114,6 +116,7 @@ func prepareTable(ctx context.Context, p plan) (_ *bench, err error) {
 		return nil, err
 	}
 	b.url = fmt.Sprintf("postgres://%s:%s@%s:%d/%s?sslmode=disable", config.User, config.Password, config.Host, config.Port, b.name)
+	b.source, b.tables = fmt.Sprintf("{type: postgres, url: %q}", b.url), "[public.orders]"
 	if b.db, err = pgx.Connect(ctx, b.url); err != nil {
 		return nil, err
 	}

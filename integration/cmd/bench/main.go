@@ -1,11 +1,12 @@
 // Command bench measures how fast the daemon drains a PostgreSQL backlog into Kafka, against a bare reader of the same
 // backlog that throws every message away, and how long a committed row takes to reach a consumer; or, with -snapshot, how fast
-// it reads a whole table into Kafka, against a COPY that is thrown away.
+// it reads a whole table into Kafka, against a COPY that is thrown away; or, with -mongodb, what a change of a MongoDB collection costs it, against
+// a loop of the driver that reads the same change stream and throws it away.
 //
 // Both read the same of one table, in turns, in one run: absolute rates of a machine say little, the ratio does.
 // The servers are those of services run, which names them in the environment.
 //
-//	services run -- bench [-snapshot] [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
+//	services run -- bench [-snapshot|-mongodb] [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
 package main
 
 import (
@@ -30,6 +31,7 @@ type plan struct {
 func main() {
 	p := plan{perSecond: 500}
 	snapshot := flag.Bool("snapshot", false, "measure the reading of the table instead of the drain of a backlog")
+	mongodb := flag.Bool("mongodb", false, "measure the CPU that a change of a MongoDB collection takes, of a fifth of -changes")
 	short := flag.Bool("short", false, "100,000 changes of a table of 100,000 rows, in two rounds")
 	flag.IntVar(&p.rows, "rows", 1_000_000, "rows of the table before the backlog")
 	flag.IntVar(&p.changes, "changes", 500_000, "changes of the backlog, in transactions of 100")
@@ -43,8 +45,11 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	measure := measureDrain
-	if *snapshot {
+	switch {
+	case *snapshot:
 		measure = measureSnapshot
+	case *mongodb:
+		measure = measureMongo
 	}
 	err := measure(ctx, p)
 	stop()

@@ -69,8 +69,8 @@ type daemon struct {
 // profile is a directory for its profiles, or empty.
 func (b *bench) start(ctx context.Context, capture, snapshot, profile string) (*daemon, error) {
 	config := filepath.Join(b.dir, capture+".yaml")
-	text := fmt.Sprintf("log: {brokers: [%q]}\ntopics: {prefix: %s}\ncaptures:\n  - name: %s\n    source: {type: postgres, url: %q}\n    tables: [public.orders]\n    snapshot: %s\n",
-		b.kafka, capture, capture, b.url, snapshot)
+	text := fmt.Sprintf("log: {brokers: [%q]}\ntopics: {prefix: %s}\n%scaptures:\n  - name: %s\n    source: %s\n    tables: %s\n    snapshot: %s\n",
+		b.kafka, capture, b.settings, capture, b.source, b.tables, snapshot)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -236,6 +236,7 @@ func (b *bench) caughtUp(ctx context.Context, d *daemon) error {
 
 // checkpoint is what is measured by.
 type checkpoint struct {
+	Changes  int64
 	Position struct {
 		LSN string
 	}

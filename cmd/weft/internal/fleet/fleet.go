@@ -83,7 +83,7 @@ func (f *Fleet) Run(ctx context.Context, wanted chan<- pipeline.Wanted) error {
 		}
 		if err.Error() != said || time.Since(began) > time.Minute { // once for each time that it cannot be followed
 			said = err.Error()
-			f.Logger.Warn("what is registered in the log is not followed for now; captures go on as they are", "error", err)
+			f.Logger.Warn("what is registered in the log cannot be read; captures go on as they are until it can", "error", err)
 		}
 		f.hand(ctx, wanted, len(f.own) > 0 && len(f.made) == 0)
 		select {

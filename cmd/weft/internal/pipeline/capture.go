@@ -58,6 +58,16 @@ func (c *Capture) Lag() sources.Lag {
 	return sources.UnknownLag
 }
 
+// Horizon is up to where the capture's source returns changes, for people; "" where that is the datastore's present or not known.
+func (c *Capture) Horizon() string {
+	if src := c.source.Load(); src != nil {
+		if h, ok := (*src).(sources.Horizoner); ok {
+			return h.Horizon()
+		}
+	}
+	return ""
+}
+
 // openPartial is how long a source transaction that is slow to arrive may hold a commit back. The log's own limit is a
 // minute, and its readers wait that long.
 const openPartial = 10 * time.Second
@@ -112,7 +122,7 @@ func (c *Capture) Run(ctx context.Context, progress func(Progress)) error {
 func (c *Capture) runSource(ctx context.Context, w *sink.Writer, progress func(Progress)) error {
 	src, err := c.Source.Open(ctx, sources.OpenOptions{
 		Capture: c.Name, Tables: c.Tables, Keys: c.Keys,
-		Position: w.Checkpoint().Position, Above: w.Above(),
+		Position: w.Checkpoint().Position, Above: w.Above(), Held: w.Held(), Existing: c.Snapshots.Initial,
 		BatchBytes: c.BatchBytes, ReadAheadBytes: c.ReadAheadBytes, Logger: c.Logger,
 	})
 	if err != nil {

@@ -43,6 +43,8 @@ type Report struct {
 	LagBytes int64 `json:"lag_bytes"`
 	// CommitTime at the datastore of the newest change delivered, if any.
 	CommitTime *time.Time `json:"commit_time,omitempty"`
+	// Horizon up to which the source returns changes, for people; empty where that is the datastore's present.
+	Horizon string `json:"horizon,omitempty"`
 	// Daemon that says so, as HOST:PID, its version, and when.
 	Daemon  string    `json:"daemon"`
 	Version string    `json:"version"`

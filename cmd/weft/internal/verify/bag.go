@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"github.com/cockroachdb/pebble/v2"
 )
 
 // A bag entry is a count (8 bytes), and how the row can be shown: 'o' and the offset of a record of partition 0 that has it,
@@ -68,10 +66,10 @@ func (s *store) count(object []byte, by, offset int64, show []byte) error {
 	}
 	n := int64(binary.BigEndian.Uint64(v)) + by
 	if n == 0 {
-		return s.db.Delete(key, pebble.NoSync)
+		return s.entries.Delete(key)
 	}
 	binary.BigEndian.PutUint64(v, uint64(n))
-	return s.db.Set(key, v, pebble.NoSync)
+	return s.entries.Set(key, v)
 }
 
 // eachBag calls fn for the rows of a keyless table of which there are more or fewer in the topic.

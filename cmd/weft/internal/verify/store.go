@@ -5,10 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/cockroachdb/pebble/v2"
+
+	"weft/sink/scratch"
 )
 
 // store is a table folded from its topic, on disk: what is held in memory does not grow with the table. It lives as long as
@@ -21,12 +21,10 @@ import (
 //	m NUMBER           a key change: what its delete left, or what its create waits for
 //	b ROW              rows of a keyless table that are equal: how many
 type store struct {
-	db    *pebble.DB
-	cache *pebble.Cache
-	dir   string
-	rows  rowMaker
-	key   []byte // scratch
-	value []byte
+	entries scratch.Map
+	rows    rowMaker
+	key     []byte // scratch
+	value   []byte
 	// careful: rows may be confirmed, so a row must be read before it is written. Before, that is rarely needed.
 	careful bool
 	live    int64 // about how many rows there are
@@ -44,39 +42,16 @@ const (
 	flagConfirmed = 1 // the source has, or had when it was read, the same row
 )
 
-// openStore makes a store in a directory of its own below dir ("" for the system's). It takes less than half of memory, in bytes: a
-// quarter is its cache.
+// openStore makes a store in a directory of its own below dir ("" for the system's). It takes about half of memory, in bytes.
 func openStore(dir string, memory int) (*store, error) {
-	dir, err := os.MkdirTemp(dir, "weft-verify-")
+	entries, err := scratch.OnDisk(dir, int64(memory/2))
 	if err != nil {
-		return nil, fmt.Errorf("make a directory for the folded topic: %w", err)
+		return nil, err
 	}
-	s := &store{dir: dir, cache: pebble.NewCache(int64(memory / 4)), rows: rowMaker{shapes: newShapes()}}
-	s.db, err = pebble.Open(dir, &pebble.Options{
-		Cache: s.cache, MemTableSize: uint64(memory / 16), MemTableStopWritesThreshold: 2, DisableWAL: true, MaxOpenFiles: 256,
-		Logger: silent{},
-	})
-	if err != nil {
-		s.cache.Unref()
-		return nil, errors.Join(fmt.Errorf("make a store for the folded topic: %w", err), os.RemoveAll(dir))
-	}
-	return s, nil
+	return &store{entries: entries, rows: rowMaker{shapes: newShapes()}}, nil
 }
 
-func (s *store) close() error {
-	err := s.db.Close()
-	s.cache.Unref()
-	return errors.Join(err, os.RemoveAll(s.dir))
-}
-
-// silent drops what the store tells of its own work. Its errors come back from its calls; Fatalf is called where it cannot go on.
-type silent struct{}
-
-func (silent) Infof(string, ...any)  {}
-func (silent) Errorf(string, ...any) {}
-func (silent) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf("store of the folded topic: "+format, args...))
-}
+func (s *store) close() error { return s.entries.Close() }
 
 func (s *store) rowKey(partition int32, key []byte) []byte {
 	s.key = binary.BigEndian.AppendUint32(append(s.key[:0], inRows), uint32(partition))
@@ -86,14 +61,8 @@ func (s *store) rowKey(partition int32, key []byte) []byte {
 
 // get returns a copy of what is stored, nil for nothing.
 func (s *store) get(key []byte) ([]byte, error) {
-	v, closer, err := s.db.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return bytes.Clone(v), closer.Close()
+	v, err := s.entries.Get(key)
+	return bytes.Clone(v), err
 }
 
 // row returns the flag and the row of a key; the row is nil where there is none.
@@ -108,7 +77,7 @@ func (s *store) row(partition int32, key []byte) (flag byte, row []byte, err err
 // confirm notes that a row need not be looked at again.
 func (s *store) confirm(partition int32, key, row []byte) error {
 	s.value = append(append(s.value[:0], flagConfirmed), row...)
-	return s.db.Set(s.rowKey(partition, key), s.value, pebble.NoSync)
+	return s.entries.Set(s.rowKey(partition, key), s.value)
 }
 
 // apply folds one record in, by the rules of docs/records.md.
@@ -122,7 +91,7 @@ func (s *store) apply(r *record) error {
 func (s *store) fold(r *record) error {
 	switch {
 	case r.value == nil:
-		return s.db.Delete(s.rowKey(r.partition, r.key), pebble.NoSync)
+		return s.entries.Delete(s.rowKey(r.partition, r.key))
 	case r.op == 't':
 		return s.truncate(r)
 	case r.key == nil:
@@ -145,12 +114,12 @@ func (s *store) fold(r *record) error {
 func (s *store) truncate(r *record) error {
 	s.live = 0
 	if r.partition == 0 {
-		if err := s.db.DeleteRange([]byte{inBag}, []byte{inBag + 1}, pebble.NoSync); err != nil {
+		if err := s.entries.DeleteRange([]byte{inBag}, []byte{inBag + 1}); err != nil {
 			return err
 		}
 	}
 	from := bytes.Clone(s.rowKey(r.partition, nil))
-	return s.db.DeleteRange(from, s.rowKey(r.partition+1, nil), pebble.NoSync)
+	return s.entries.DeleteRange(from, s.rowKey(r.partition+1, nil))
 }
 
 func (s *store) put(r *record) error {
@@ -170,7 +139,7 @@ func (s *store) put(r *record) error {
 	if s.value, err = s.rows.make(append(s.value[:0], flag), r.after, r.unavailable, previous, open); err != nil {
 		return err
 	}
-	return s.db.Set(s.rowKey(r.partition, r.key), s.value, pebble.NoSync)
+	return s.entries.Set(s.rowKey(r.partition, r.key), s.value)
 }
 
 func (s *store) delete(r *record) error {
@@ -179,7 +148,7 @@ func (s *store) delete(r *record) error {
 			return err
 		}
 	}
-	return s.db.Delete(s.rowKey(r.partition, r.key), pebble.NoSync)
+	return s.entries.Delete(s.rowKey(r.partition, r.key))
 }
 
 // A key change's halves are in the partitions of two keys, so either may be read first. What the store has of it then:
@@ -202,16 +171,16 @@ func (s *store) arrive(r *record) (previous []byte, open cell, err error) {
 	case err != nil:
 		return nil, cell{}, err
 	case v == nil && r.unavailable != nil:
-		return nil, cell{cellMoved, n}, s.db.Set(key, []byte{moveWanted}, pebble.NoSync)
+		return nil, cell{cellMoved, n}, s.entries.Set(key, []byte{moveWanted})
 	case v == nil:
-		return nil, cell{}, s.db.Set(key, []byte{moveDone}, pebble.NoSync)
+		return nil, cell{}, s.entries.Set(key, []byte{moveDone})
 	case v[0] != moveLeft:
 		return nil, cell{}, fmt.Errorf("seq %s has two creates", r.change)
 	}
 	if len(v) > 1 {
 		previous = v[1:]
 	}
-	return previous, cell{kind: cellUnknown}, s.db.Delete(key, pebble.NoSync)
+	return previous, cell{kind: cellUnknown}, s.entries.Delete(key)
 }
 
 // leave keeps the row that a key change's delete ends.
@@ -222,13 +191,13 @@ func (s *store) leave(r *record) error {
 		return err
 	}
 	if v != nil && v[0] == moveDone {
-		return s.db.Delete(key, pebble.NoSync)
+		return s.entries.Delete(key)
 	}
 	_, row, err := s.row(r.partition, r.key)
 	if err != nil {
 		return err
 	}
-	return s.db.Set(key, append([]byte{moveLeft}, row...), pebble.NoSync)
+	return s.entries.Set(key, append([]byte{moveLeft}, row...))
 }
 
 // settle follows a cell through key changes; it comes out known or unknown.
@@ -296,13 +265,13 @@ func (s *store) addOpen(key []byte, wire [][]byte) error {
 		s.value = append(binary.AppendUvarint(s.value, uint64(len(w))+1), w...)
 	}
 	s.key = append(append(s.key[:0], inOpen), key...)
-	return s.db.Set(s.key, s.value, pebble.NoSync)
+	return s.entries.Set(s.key, s.value)
 }
 
 // close takes a key off the open ones.
 func (s *store) closeKey(key []byte) error {
 	s.key = append(append(s.key[:0], inOpen), key...)
-	return s.db.Delete(s.key, pebble.NoSync)
+	return s.entries.Delete(s.key)
 }
 
 // openKey is an open key as JSON and as wire forms.
@@ -336,19 +305,15 @@ func (s *store) nextOpen(after []byte, n int) (keys []openKey, err error) {
 
 // scan calls fn for what is stored in [from, to), in order, until it returns false.
 func (s *store) scan(from, to []byte, fn func(k, v []byte) (bool, error)) (err error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	c, err := s.entries.Each(from, to)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	for ok := it.First(); ok; ok = it.Next() {
-		v, err := it.ValueAndErr()
-		if err != nil {
-			return err
-		}
-		if more, err := fn(it.Key(), v); err != nil || !more {
+	defer func() { err = errors.Join(err, c.Close()) }()
+	for c.Next() {
+		if more, err := fn(c.Entry()); err != nil || !more {
 			return err
 		}
 	}
-	return it.Error()
+	return nil
 }
