@@ -89,13 +89,19 @@ type killRun struct {
 	other  string        // a table that after judges
 }
 
-func (k *killRun) run(kills int, seed uint64) {
-	k.Logf("SEED=%d", seed)
+// begin starts the daemon and waits until its capture has begun.
+func (k *killRun) begin() (*daemon, pulse) {
 	k.config = writeConfig(k, "log: %s\ntopics: {prefix: %s, partitions: %d, dialect: json}\ncaptures:\n  - {name: %s, %s}\n",
 		k.to.config, k.name, partitions, k.name, k.origin.capture())
 	pulse := pulse{insert: k.origin.pulse, broker: k.to.broker, topic: k.name + "." + k.origin.topic("pulse")}
 	d := startDaemon(k, k.config)
 	pulse.await(k, d, time.Minute)
+	return d, pulse
+}
+
+func (k *killRun) run(kills int, seed uint64) {
+	k.Logf("SEED=%d", seed)
+	d, pulse := k.begin()
 
 	ctx, stop := context.WithCancel(k.Context())
 	defer stop()

@@ -1,6 +1,9 @@
 package integration
 
 import (
+	"context"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -42,6 +45,40 @@ func TestSpannerLost(t *testing.T) {
 		if got := (&spannerProxy{queries: c.queries}).lost("a", row); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}
+	}
+}
+
+// TestSpannerLosses loses a record on the way from the emulator: one that it seems not to have sent is excused and
+// counted, one that the daemon was given is not.
+func TestSpannerLosses(t *testing.T) {
+	for name, fault := range map[string]proxyFault{"passed over": passedOver, "swallowed": swallowed} {
+		t.Run(name, func(t *testing.T) {
+			o := newSpannerOrigin(t, fmt.Sprintf("lost_%x", rand.Uint32()))
+			k := killRun{T: t, name: "lost", origin: o, to: embeddedLog(t)}
+			d, pulse := k.begin()
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			loaded := make(chan error, 1)
+			go func() { loaded <- o.load(ctx, 1) }()
+			o.proxy.fault.Store(fault)
+			eventually(t, d, time.Minute, "a record is lost", func(context.Context) (bool, error) {
+				return o.proxy.fault.Load() == faithful, nil
+			})
+			stop()
+			if err := <-loaded; err != nil {
+				t.Fatal(err)
+			}
+			pulse.await(t, d, time.Minute)
+			k.drained(d)
+			problems := k.problems()
+			d.stop()
+			if fault == passedOver && (len(problems) > 0 || o.lost == 0) {
+				t.Errorf("%d excused, yet %q", o.lost, problems)
+			}
+			if fault == swallowed && (len(problems) == 0 || o.lost > 0 || !strings.Contains(problems[0], "is missing")) {
+				t.Errorf("%d excused; %q", o.lost, problems)
+			}
+		})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,8 @@ type spannerProxy struct {
 	server  *grpc.Server
 	to      *grpc.ClientConn
 
+	fault atomic.Int32 // a proxyFault, which happens once
+
 	mu      sync.Mutex
 	queries []*sentQuery
 	placed  map[spannerRow]string // the partition that a change was sent in
@@ -37,6 +40,15 @@ type spannerProxy struct {
 	parents map[string][]string   // of partitions, by token
 	ends    map[string]time.Time  // of partitions, by token
 }
+
+// proxyFault is what becomes of a change record that the emulator has sent.
+type proxyFault = int32
+
+const (
+	faithful   proxyFault = iota
+	passedOver            // it is neither noted nor passed on, as if the emulator had not sent it
+	swallowed             // it is noted and not passed on, as if the daemon had lost it
+)
 
 // sentQuery is one query of a partition and what the emulator has sent for it.
 type sentQuery struct {
@@ -179,27 +191,47 @@ func (r *spannerResult) part(message []byte) ([]byte, error) {
 	if err := proto.Unmarshal(message, &part); err != nil {
 		return nil, err
 	}
-	if r.query != nil {
-		values := part.Values
-		if r.begun != nil && len(values) > 0 {
-			values[0], r.begun = joined(r.begun, values[0]), nil
-		}
-		if last := len(values) - 1; part.ChunkedValue {
-			values, r.begun = values[:last], values[last]
-		}
-		for _, v := range values {
-			if err := r.proxy.note(r.query, v); err != nil {
-				return nil, fmt.Errorf("note change record: %w", err)
-			}
+	whole := r.begun == nil && len(part.Values) > 0 && (len(part.Values) > 1 || !part.ChunkedValue)
+	if r.query != nil && whole && hasData(part.Values[0]) {
+		if err := r.lose(&part, r.proxy.fault.Swap(faithful)); err != nil {
+			return nil, err
 		}
 	}
 	r.parts++
-	// The last one of a field that is there twice counts.
-	token, err := proto.Marshal(&spannerpb.PartialResultSet{ResumeToken: binary.BigEndian.AppendUint64(nil, r.parts)})
-	return append(message, token...), err
+	part.ResumeToken = binary.BigEndian.AppendUint64(nil, r.parts)
+	message, err := proto.Marshal(&part) // before values are joined, in place
+	if err != nil || r.query == nil {
+		return message, err
+	}
+	values := part.Values
+	if r.begun != nil && len(values) > 0 {
+		values[0], r.begun = joined(r.begun, values[0]), nil
+	}
+	if last := len(values) - 1; part.ChunkedValue {
+		values, r.begun = values[:last], values[last]
+	}
+	for _, v := range values {
+		if err := r.proxy.note(r.query, v); err != nil {
+			return nil, fmt.Errorf("note change record: %w", err)
+		}
+	}
+	return message, nil
 }
 
-// joined puts two parts of a value together, as PartialResultSet.chunked_value says.
+// lose takes the first value out of a part, as fault says.
+func (r *spannerResult) lose(part *spannerpb.PartialResultSet, fault proxyFault) error {
+	if fault == faithful {
+		return nil
+	}
+	first := part.Values[0]
+	part.Values = part.Values[1:]
+	if fault == swallowed {
+		return r.proxy.note(r.query, first)
+	}
+	return nil
+}
+
+// joined puts two parts of a value together, as PartialResultSet.chunked_value says. Neither is to be used again.
 func joined(a, b *structpb.Value) *structpb.Value {
 	if b.GetListValue() == nil {
 		return structpb.NewStringValue(a.GetStringValue() + b.GetStringValue())
@@ -287,6 +319,16 @@ func changesOf(fields []*structpb.Value) (rows []spannerRow, err error) {
 		rows = append(rows, spannerRow{at.UnixNano(), fields[4].GetStringValue(), key})
 	}
 	return rows, nil
+}
+
+// hasData tells whether the records of a ChangeRecord are data change records of the load.
+func hasData(v *structpb.Value) bool {
+	for _, record := range list(v) {
+		if data := list(list(record)[0]); len(data) == 0 || list(data[0])[4].GetStringValue() == "pulse" {
+			return false
+		}
+	}
+	return len(list(v)) > 0
 }
 
 func (q *sentQuery) reach(at *structpb.Value) error {
