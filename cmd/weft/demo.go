@@ -100,7 +100,7 @@ func (a *app) openShop(ctx, closed context.Context, shop *demo.Shop, c *configs.
 		return failed(err)
 	}
 	defer cl.Close()
-	// Rows from before the capture's first start are not captured: its first checkpoint is the opening bell.
+	// The capture's first checkpoint is the opening bell.
 	if err := await(ctx, 30*time.Second, func() (bool, error) {
 		all, _, err := loadCheckpoints(ctx, cl)
 		_, started := all[c.Captures[0].Name]

@@ -21,7 +21,7 @@ type progress struct {
 }
 
 func (s *Store) progress(topic string) (p progress, ok bool, err error) {
-	text, ok, err := s.get(append([]byte{'t'}, topic...))
+	text, ok, err := s.get(append([]byte{'p'}, topic...))
 	if err != nil || !ok {
 		return p, false, err
 	}
@@ -36,7 +36,7 @@ func (s *Store) setProgress(b *pebble.Batch, topic string, p progress) error {
 	if err != nil {
 		return fmt.Errorf("note how far topic %s was followed: %w", topic, err)
 	}
-	if err := b.Set(append([]byte{'t'}, topic...), text, nil); err != nil {
+	if err := b.Set(append([]byte{'p'}, topic...), text, nil); err != nil {
 		return s.broken(err)
 	}
 	return nil

@@ -28,9 +28,11 @@ import (
 //
 // Its keys, by their first byte:
 //
+//	f                    the format
+//	p TOPIC              how far the topic was followed
 //	r TOPIC 0 SORTABLE   the row of a key as JSON, as the record's after has it; SORTABLE is fold.AppendSortable
-//	t TOPIC              how far the topic was followed
-//	v                    the format
+//
+// Rows sort last, so that a new row whose key is above all others is outside of every file.
 type Store struct {
 	db    *pebble.DB
 	cache *pebble.Cache
@@ -44,9 +46,9 @@ type Store struct {
 	value   []byte // scratch, never nil
 }
 
-// Bounds of a store's memory, beside what is pending.
+// Bounds of a store's memory, beside what is pending. The memory tables, at most three, are counted in the cache.
 const (
-	cacheBytes    = 16 << 20
+	cacheBytes    = 40 << 20
 	memTableBytes = 8 << 20
 )
 
@@ -114,14 +116,14 @@ func open(dir string, log hclog.Logger) (*Store, error) {
 
 // verifyFormat refuses a store of another format, and marks a new one.
 func (s *Store) verifyFormat() error {
-	found, ok, err := s.get([]byte{'v'})
+	found, ok, err := s.get([]byte{'f'})
 	if err != nil {
 		return err
 	}
 	if ok && string(found) != format {
 		return fmt.Errorf("its format is %q instead of %q", found, format)
 	}
-	return s.db.Set([]byte{'v'}, []byte(format), pebble.NoSync)
+	return s.db.Set([]byte{'f'}, []byte(format), pebble.NoSync)
 }
 
 // get returns a value, valid until the next call.

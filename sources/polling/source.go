@@ -125,7 +125,6 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 	// A poll is bounded by a batch and is not interrupted at once: what it has found is returned even if ctx ends.
 	polling, stop := withGrace(ctx)
 	defer stop()
-	s.pollAt = time.Time{} // the last batch may be long ago
 	var timer *time.Timer
 	for {
 		b, err := s.poll(polling)
