@@ -26,7 +26,7 @@ type MongoDB struct {
 }
 
 // shortOplog is how many operations the stand-in keeps for tests: it goes through all of them whenever a change stream is opened.
-const shortOplog = 10_000
+const shortOplog = 50_000
 
 // StartMongoDB starts the stand-in with its data in dir and waits until it answers. home is Binaries.MongoDB, oplog the number of
 // operations that it keeps.

@@ -234,7 +234,7 @@ func (f *fake) answer(command bson.Raw) (bson.D, error) {
 		}
 		if len(f.steps) == 0 {
 			f.mu.Unlock()
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(awaitTime)
 			f.mu.Lock()
 			ok[1].Value = f.now
 			return cursor("nextBatch", bson.A{}, f.cursor, tokenDoc(f.idle)), nil

@@ -103,6 +103,17 @@ func TestPassedElection(t *testing.T) {
 	}
 }
 
+// A server that answers without having waited for a change was not at the end: an older one may follow.
+func TestPassedEarly(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	src := f.open(f.config(), f.options())
+	f.play(step{token: "8201", now: at(100, 20)}, step{token: "8202"}, step{token: "8203"}, step{token: "8204"},
+		step{events: []bson.D{insert("8205", 100, 15, int64(1))}})
+	f.take(src, 1)
+	f.past(src, at(100, 20))
+}
+
 // With several shards an answer without events proves nothing.
 func TestPassedSharded(t *testing.T) {
 	t.Parallel()

@@ -76,29 +76,35 @@ func (r *reader) run(ctx context.Context, stream *mongo.ChangeStream) error {
 //
 // Tokens do not tell how far the stream is. Each answer tells the time of the newest operation that the server had committed when
 // it was given (operationTime), and the read after it goes to the end of what is committed. So an answer without events proves
-// that all changes up to the time that the answer before it has told were returned.
+// that all changes up to the time that the answer before it has told were returned, provided that the server has waited for one. The
+// answer before that one is taken: the stand-in for MongoDB tells times that it has given to what is not committed yet, and 200 ms
+// are long for that.
 func (r *reader) read(ctx context.Context, stream *mongo.ChangeStream) (bson.Raw, error) {
 	events, size := 0, 0 // of the reply that is being read
 	settled := true      // the server had nothing more ready after the last entry
 	token := bytes.Clone(stream.ResumeToken())
-	told, passed := uint64(0), uint64(0) // nothing is told before the stream's opening
+	passed := uint64(0)
+	told, before := uint64(0), uint64(0) // by the last answer, and by the one before it; nothing by the stream's opening
 	for {
-		cursor := stream.ID()
+		cursor, asked := stream.ID(), time.Now()
 		more := stream.TryNext(ctx)
-		before := told
-		told = r.operationTime()
 		if !more {
+			proven := before
+			before, told = told, r.operationTime()
 			if err := stream.Err(); err != nil {
 				return nil, classify("read the change stream", err)
 			}
 			if stream.ID() == 0 {
 				return nil, errors.New("the server has ended the change stream without an event that says why")
 			}
-			if r.sharded || stream.ID() != cursor { // the stream was opened again, and this is the answer to that
-				before = 0
+			switch {
+			case r.sharded || stream.ID() != cursor: // the stream was opened again, and this is the answer to that
+				proven, before = 0, 0
+			case time.Since(asked) < awaitTime: // the server has not waited, so that it was not at the end
+				proven = 0
 			}
-			if now := stream.ResumeToken(); !settled || before > passed || !bytes.Equal(now, token) {
-				token, settled, passed = bytes.Clone(now), true, max(passed, before)
+			if now := stream.ResumeToken(); !settled || proven > passed || !bytes.Equal(now, token) {
+				token, settled, passed = bytes.Clone(now), true, max(passed, proven)
 				if err := r.queue.put(ctx, entry{token: token, passed: passed}); err != nil {
 					return nil, err
 				}
@@ -126,6 +132,7 @@ func (r *reader) read(ctx context.Context, stream *mongo.ChangeStream) (bson.Raw
 			return e.token, nil
 		}
 		if last {
+			before, told = told, r.operationTime()
 			stream.SetBatchSize(int32(min(max(r.target*events/size, 1), largestReply)))
 			events, size = 0, 0
 		}

@@ -265,6 +265,14 @@ func (m *mongoBench) drainWeft(ctx context.Context, round int) (r drain, idle fl
 	if r.peakRSS, err = d.memory("VmHWM"); err != nil {
 		return r, 0, err
 	}
+	if profile != "" {
+		if err := d.endProfile(profile); err != nil {
+			return r, 0, err
+		}
+		if after, err = d.cpu(); err != nil { // writing it was no rest
+			return r, 0, err
+		}
+	}
 	select {
 	case <-time.After(idleFor):
 	case <-ctx.Done():
