@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsouza/fake-gcs-server/fakestorage"
 	"github.com/jackc/pgx/v5"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
@@ -52,7 +55,7 @@ func duck(t testing.TB, query string) []string {
 	return row
 }
 
-// TestArchive makes archives of a PostgreSQL table in a folder and in an S3 bucket, and DuckDB finds in them, and in what is
+// TestArchive makes archives of a PostgreSQL table in a folder, in an S3 bucket and in a GCS bucket, and DuckDB finds in them, and in what is
 // replayed from them, what PostgreSQL has in the table.
 func TestArchive(t *testing.T) {
 	duck(t, "SELECT 1")
@@ -100,8 +103,10 @@ func TestArchive(t *testing.T) {
 	}
 	s3 := httptest.NewServer(gofakes3.New(backend).Server())
 	t.Cleanup(s3.Close)
+	t.Setenv("STORAGE_EMULATOR_HOST", fakeGCS(t, "backups"))
 	for bucket, config := range map[string]string{
 		"folder": folder,
+		"gcs":    config("gs://backups?prefix=weft/"),
 		"s3":     config("s3://backups?region=eu-north-1&prefix=weft/&use_path_style=true&endpoint=" + s3.URL),
 	} {
 		t.Run(bucket, func(t *testing.T) {
@@ -138,6 +143,24 @@ func TestArchive(t *testing.T) {
 		})
 	}
 	d.stop()
+}
+
+// fakeGCS is Google's object store with an empty bucket. It returns its address.
+func fakeGCS(t testing.TB, bucket string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake, err := fakestorage.NewServerWithOptions(fakestorage.Options{NoListener: true, PublicHost: l.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake.CreateBucketWithOpts(fakestorage.CreateBucketOpts{Name: bucket})
+	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: fake.HTTPHandler()}}
+	server.Start()
+	t.Cleanup(server.Close)
+	return l.Addr().String()
 }
 
 // pgFacts are the facts as PostgreSQL has them.

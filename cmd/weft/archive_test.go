@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"weft/snapshot/archive"
 	"weft/snapshot/replay"
 )
@@ -102,6 +104,11 @@ func TestArchiveAndReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	refuse(exitFailed, "topic \"other\" has 5 partitions", "replay", "items", "item", "--to", "other")
+	compact := map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}
+	if _, err := kadm.NewClient(s.client(t)).CreateTopic(t.Context(), 2, 1, compact, "compacted"); err != nil {
+		t.Fatal(err)
+	}
+	refuse(exitFailed, "cleanup.policy", "replay", "items", "item", "--to", "compacted")
 	refuse(exitUsage, "--to-live-topic", "replay", "items", "item", "--to", "shop.item")
 	refuse(exitUsage, `has no table "nothing"`, "replay", "items", "nothing", "--to", "-")
 	refuse(exitUsage, "does not compile", "replay", "items", "item", "--to", "-", "--where", "id >")
@@ -114,6 +121,15 @@ func TestArchiveAndReplay(t *testing.T) {
 
 	if out := run("archive", "inspect", first[0].ID); !strings.Contains(out, "checksums agree") || !strings.Contains(out, "id: int64, key") {
 		t.Errorf("inspect:\n%s", out)
+	}
+	manifest := filepath.Join(bucket, filepath.FromSlash(first[0].ID), "manifest.json")
+	if err := os.Rename(manifest, manifest+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	refuse(exitNotSo, "has no archive", "archive", "inspect", first[0].ID)
+	refuse(exitNotSo, "has no archive", "replay", "items", "item", "--to", "-", "--from", first[0].ID)
+	if err := os.Rename(manifest+".gone", manifest); err != nil {
+		t.Fatal(err)
 	}
 	part := filepath.Join(bucket, filepath.FromSlash(first[0].ID), "part-00000.parquet")
 	whole, err := os.ReadFile(part)

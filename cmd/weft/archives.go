@@ -36,10 +36,56 @@ type archiver struct {
 	logger   hclog.Logger
 	// due is when a topic's next archive is, as far as is known: until then the bucket is not listed.
 	due map[string]time.Time
+	// failing are the captures and topics of which the last attempt failed.
+	failing map[string]*failing
+	// observe is told how each attempt for a capture ended; name says of what.
+	observe func(capture, name string, err error)
 }
 
-// startArchives begins what archives.every asks for; stop ends it and waits. captures are those that run at the time.
-func startArchives(ctx context.Context, c configs.Archives, captures func() []configs.Capture, cl *kgo.Client, logger hclog.Logger) (stop func(), err error) {
+// failing is what is tried again later.
+type failing struct {
+	said  string // the error that has been logged
+	wait  time.Duration
+	again time.Time
+}
+
+// Between two attempts after a failure the wait doubles from the first to the second.
+const (
+	firstRetry = lookEvery
+	lastRetry  = 10 * time.Minute
+)
+
+// attempt runs try unless it has failed lately. An error is logged once, and so is the success that follows.
+func (s *archiver) attempt(ctx context.Context, now time.Time, capture, name string, try func() error) {
+	f := s.failing[name]
+	if f != nil && now.Before(f.again) {
+		return
+	}
+	err := try()
+	if ctx.Err() != nil { // it ends with the daemon
+		return
+	}
+	s.observe(capture, name, err)
+	switch {
+	case err == nil && f != nil:
+		delete(s.failing, name)
+		s.logger.Info("archives are made again", "of", name)
+	case err != nil:
+		if f == nil {
+			f = &failing{wait: firstRetry / 2}
+			s.failing[name] = f
+		}
+		f.wait = min(2*f.wait, lastRetry)
+		f.again = now.Add(f.wait)
+		if text := err.Error(); text != f.said {
+			f.said = text
+			s.logger.Error("archives are not made; it is tried again, at last every "+lastRetry.String(), "of", name, "error", err)
+		}
+	}
+}
+
+// startArchives begins what archives.every asks for, for the board's captures; stop ends it and waits.
+func startArchives(ctx context.Context, c configs.Archives, on *board, cl *kgo.Client, logger hclog.Logger) (stop func(), err error) {
 	if c.Every == 0 {
 		return func() {}, nil
 	}
@@ -48,7 +94,10 @@ func startArchives(ctx context.Context, c configs.Archives, captures func() []co
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &archiver{every: c.Every, keep: c.Keep, memory: c.Memory, captures: captures, cl: cl, bucket: b, logger: logger, due: map[string]time.Time{}}
+	s := &archiver{
+		every: c.Every, keep: c.Keep, memory: c.Memory, captures: on.running, observe: on.archived, cl: cl, bucket: b, logger: logger,
+		due: map[string]time.Time{}, failing: map[string]*failing{},
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -76,9 +125,7 @@ func (s *archiver) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, cc := range s.captures() {
-			if err := s.look(ctx, &cc); err != nil && ctx.Err() == nil {
-				s.logger.Error("archives of a capture are not made; the next attempt comes soon", "capture", cc.Name, "error", err)
-			}
+			s.attempt(ctx, time.Now(), cc.Name, "capture "+cc.Name, func() error { return s.look(ctx, &cc) })
 		}
 	}
 }
@@ -92,16 +139,13 @@ func (s *archiver) look(ctx context.Context, cc *configs.Capture) error {
 	if err != nil {
 		return err
 	}
-	var failures []error
 	for _, topic := range topics {
 		if time.Now().Before(s.due[topic]) {
 			continue
 		}
-		if err := s.table(ctx, cc, topic); err != nil {
-			failures = append(failures, err)
-		}
+		s.attempt(ctx, time.Now(), cc.Name, "topic "+topic, func() error { return s.table(ctx, cc, topic) })
 	}
-	return errors.Join(failures...)
+	return nil
 }
 
 // table archives one if it is due. While a snapshot reads the table, none is made: it would hold a part of the rows.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"weft/checkpoint"
@@ -112,5 +115,68 @@ func TestCheckRefusesRareArchives(t *testing.T) {
 		if refuses := code == exitNotSo; refuses != (c.want != "") || !strings.Contains(out, c.want) {
 			t.Errorf("%s: %d\n%s", name, code, out)
 		}
+	}
+}
+
+// What fails for good is tried ever more rarely, and said once; so is its end.
+func TestArchiveFailuresAreSaidOnce(t *testing.T) {
+	var out bytes.Buffer
+	var last error
+	s := &archiver{logger: hclog.New(&hclog.LoggerOptions{Output: &out}), failing: map[string]*failing{}, observe: func(_, _ string, err error) { last = err }}
+	now, tries := time.Now(), 0
+	var err error
+	tick := func(d time.Duration) {
+		for end := now.Add(d); now.Before(end); now = now.Add(lookEvery) {
+			s.attempt(t.Context(), now, "items", "topic shop.item", func() error { tries++; return err })
+		}
+	}
+	err = errors.New("the bucket is full")
+	tick(2 * time.Hour)
+	if said := strings.Count(out.String(), "is full"); said != 1 || tries < 12 || tries > 25 {
+		t.Errorf("tried %d times, said %d times", tries, said)
+	}
+	err = errors.New("no rights")
+	tick(time.Hour)
+	if said := strings.Count(out.String(), "no rights"); said != 1 {
+		t.Errorf("another error was said %d times", said)
+	}
+	if last != err {
+		t.Errorf("observed %v", last)
+	}
+	err = nil
+	tick(time.Hour)
+	tries = 0
+	tick(time.Minute)
+	if said := strings.Count(out.String(), "made again"); said != 1 || tries < 11 {
+		t.Errorf("its end was said %d times, and then there were %d tries in a minute", said, tries)
+	}
+}
+
+// weft status says why archives fail, as long as they do.
+func TestStatusOfFailingArchives(t *testing.T) {
+	s := newShop(t, "")
+	bucket := filepath.Join(s.dir, "archives")
+	if err := os.Mkdir(bucket, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	inTheWay := filepath.Join(bucket, "shop.item")
+	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.with(t, fmt.Sprintf("archives: {bucket: %q, every: 1h}\n", "file://"+bucket))
+	d := s.run(t)
+	s.arrives(t, "item", "first")
+	said := func() bool {
+		_, out, _ := weft(t, "status", "-c", s.config)
+		return strings.Contains(out, "items: archives of topic shop.item: ")
+	}
+	eventually(t, "the failure is in weft status", said)
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the failure is no more in weft status", func() bool { return !said() })
+	d.end(t)
+	if text := d.log.String(); strings.Count(text, "archives are not made") != 1 || !strings.Contains(text, "made again") {
+		t.Errorf("the daemon's messages:\n%s", text)
 	}
 }

@@ -113,7 +113,7 @@ func runCaptures(ctx context.Context, c *configs.Config, log *sink.Log, logger h
 		return err
 	}
 	defer stopAdmin()
-	stopArchives, err := startArchives(ctx, c.Archives, b.running, cl, logger.Named("archives"))
+	stopArchives, err := startArchives(ctx, c.Archives, b, cl, logger.Named("archives"))
 	if err != nil {
 		return err
 	}
@@ -175,10 +175,12 @@ type board struct {
 	captures map[string]*pipeline.Capture
 	configs  map[string]configs.Capture
 	statuses map[string]pipeline.Status
+	// unarchived are, by capture, what the last attempts to archive failed of.
+	unarchived map[string]map[string]error
 }
 
 func newBoard(daemon string) *board {
-	return &board{daemon: daemon, captures: map[string]*pipeline.Capture{}, configs: map[string]configs.Capture{}, statuses: map[string]pipeline.Status{}}
+	return &board{daemon: daemon, captures: map[string]*pipeline.Capture{}, configs: map[string]configs.Capture{}, statuses: map[string]pipeline.Status{}, unarchived: map[string]map[string]error{}}
 }
 
 func (b *board) add(c *pipeline.Capture, cc configs.Capture) {
@@ -195,6 +197,7 @@ func (b *board) drop(c *pipeline.Capture) {
 	if b.captures[c.Name] == c {
 		delete(b.captures, c.Name)
 		delete(b.configs, c.Name)
+		delete(b.unarchived, c.Name)
 	}
 }
 
@@ -207,6 +210,21 @@ func (b *board) running() []configs.Capture {
 		all = append(all, b.configs[name])
 	}
 	return all
+}
+
+// archived notes how an attempt to archive ended.
+func (b *board) archived(capture, name string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	of := b.unarchived[capture]
+	switch {
+	case err == nil:
+		delete(of, name)
+	case of == nil:
+		b.unarchived[capture] = map[string]error{name: err}
+	default:
+		of[name] = err
+	}
 }
 
 // set tells whether the capture's state is another than before.
@@ -224,7 +242,7 @@ func (b *board) figures() []admin.Capture {
 	defer b.mu.Unlock()
 	var all []admin.Capture
 	for _, name := range slices.Sorted(maps.Keys(b.statuses)) {
-		all = append(all, admin.Capture{Status: b.statuses[name], Figures: b.captures[name].Figures()})
+		all = append(all, admin.Capture{Status: b.statuses[name], Figures: b.captures[name].Figures(), Unarchived: len(b.unarchived[name])})
 	}
 	return all
 }
@@ -241,6 +259,9 @@ func (b *board) reports() []status.Report {
 		}
 		if s.Err != nil {
 			r.Error = s.Err.Error()
+		}
+		for _, what := range slices.Sorted(maps.Keys(b.unarchived[name])) {
+			r.Unarchived = append(r.Unarchived, what+": "+b.unarchived[name][what].Error())
 		}
 		if lag.CommitTime > 0 {
 			t := time.UnixMicro(lag.CommitTime).UTC()

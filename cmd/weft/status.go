@@ -33,6 +33,7 @@ type captureStatus struct {
 	Horizon       string          `json:"horizon,omitempty"`
 	Gap           *checkpoint.Gap `json:"last_gap,omitempty"`
 	Snapshot      *snapshotStatus `json:"snapshot,omitempty"`
+	Unarchived    []string        `json:"unarchived,omitempty"`
 	Daemon        string          `json:"daemon,omitempty"`
 	// Heard: seconds since the daemon last reported.
 	Heard *float64 `json:"heard_seconds,omitempty"`
@@ -93,6 +94,7 @@ func captureStatuses(ctx context.Context, r *reader) ([]captureStatus, error) {
 			heard := time.Since(said.At).Seconds()
 			s.State, s.Since, s.Error, s.Daemon, s.Heard = said.State, &said.Since, said.Error, said.Daemon, &heard
 			s.Horizon = said.Horizon
+			s.Unarchived = said.Unarchived
 			if said.LagBytes >= 0 {
 				s.LagBytes = &said.LagBytes
 			}
@@ -147,6 +149,9 @@ func (a *app) printStatus(all []captureStatus) error {
 		}
 		if s.Error != "" {
 			fmt.Fprintf(a.stdout, "%s: %s\n", s.Capture, s.Error)
+		}
+		for _, text := range s.Unarchived {
+			fmt.Fprintf(a.stdout, "%s: archives of %s\n", s.Capture, text)
 		}
 		a.printSnapshot(s.Capture, s.Snapshot)
 		if s.Gap != nil {

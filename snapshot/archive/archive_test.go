@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,6 +65,9 @@ func TestKinds(t *testing.T) {
 			continue
 		}
 		for _, raw := range values {
+			if !k.takes([]byte(raw)) {
+				t.Errorf("%s does not take %s", k, raw)
+			}
 			v, err := k.value([]byte(raw))
 			if err != nil {
 				t.Fatal(err)
@@ -71,6 +76,26 @@ func TestKinds(t *testing.T) {
 				t.Errorf("%s as %s comes back as %s, %v", raw, k, back, err)
 			}
 		}
+	}
+}
+
+// An archive takes keys of its own columns and kinds alone.
+func TestManifestTakesKeys(t *testing.T) {
+	m := &Manifest{Key: []Column{{"region", String}, {"id", Int64}}}
+	for key, want := range map[string]bool{
+		`{"region":"eu","id":1}`: true, `{"region":null,"id":1}`: true, `{"region":"eu","id":"1"}`: false, `{"region":1,"id":1}`: false,
+		`{"region":"eu","id":1.5}`: false, `{"id":1,"region":"eu"}`: false, `{"region":"eu"}`: false, `{"region":"eu","id":1,"x":1}`: false, ``: false,
+	} {
+		raw := []byte(key)
+		if key == "" {
+			raw = nil
+		}
+		if got := m.takes(raw); got != want {
+			t.Errorf("%s: %v", key, got)
+		}
+	}
+	if keyless := (&Manifest{}); !keyless.takes(nil) || keyless.takes([]byte(`{"id":1}`)) {
+		t.Error("a keyless table's")
 	}
 }
 
@@ -241,6 +266,27 @@ func TestFullOrForbiddenBucket(t *testing.T) {
 		if !strings.Contains(remedy(got), want) || !errors.Is(got, err) {
 			t.Errorf("%v: %v", err, got)
 		}
+	}
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	forbidden := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>`)
+	}))
+	t.Cleanup(forbidden.Close)
+	s3, err := Open(t.Context(), "s3://backups?region=eu-north-1&use_path_style=true&endpoint="+forbidden.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s3.Close() })
+	p := &parts{bucket: s3, id: newID("t", time.Now()), columns: []Column{{"id", Int64}}}
+	err = p.write(t.Context(), &fold.Image{Key: []byte(`{"id":1}`), Columns: []byte(`{"id":1}`), Count: 1})
+	if err = errors.Join(err, p.end()); !strings.Contains(remedy(err), "the rights to list") || len(p.done) > 0 {
+		t.Errorf("a part in a forbidden bucket: %v", err)
+	}
+	p.abort()
+	if _, err := s3.List(t.Context(), "t"); !strings.Contains(remedy(err), "the rights to list") {
+		t.Errorf("a list of a forbidden bucket: %v", err)
 	}
 	b := bucket(t)
 	if err := b.Check(t.Context()); err != nil {

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,11 +113,6 @@ func (o *Options) save(ctx context.Context, i *Image, parent *Manifest) (*Manife
 		return nil, err
 	}
 	m.Columns, m.Key = kinds.columns()
-	if parent != nil {
-		if err := sameKey(parent, m); err != nil {
-			return nil, err
-		}
-	}
 	p := &parts{bucket: o.Bucket, id: m.ID, columns: m.Columns}
 	defer p.abort()
 	err := i.Table.Each(func(image *fold.Image) error {
@@ -143,22 +139,6 @@ func (o *Options) save(ctx context.Context, i *Image, parent *Manifest) (*Manife
 	return m, o.Bucket.write(ctx, m)
 }
 
-// sameKey refuses to go on from an image whose keys are other columns, or of another type.
-func sameKey(parent, m *Manifest) error {
-	if parent.Rows == 0 || m.Rows == 0 && len(m.Columns) == 0 {
-		return nil
-	}
-	describe := func(key []Column) string {
-		text, _ := json.Marshal(key) // a list of strings
-		return string(text)
-	}
-	if was, is := describe(parent.Key), describe(m.Key); was != is {
-		return sources.Fatal("take a snapshot of the table into a topic of its own (another topics.prefix), or remove its archives and the topic's records from before",
-			"the key of the table has changed since archive %s: it was %s and is %s, so that old rows would stay beside their new ones", parent.ID, was, is)
-	}
-	return nil
-}
-
 // Image is a table that is folded at a cut.
 type Image struct {
 	Topic    *Topic
@@ -175,6 +155,8 @@ type Image struct {
 	Name    string // of the table
 	Changes int64  // records since the archive
 	Partial bool
+
+	parent *Manifest
 }
 
 // Build folds an archive, or none, and the topic's records since up to the cut. Its *LostError comes before anything else.
@@ -184,7 +166,7 @@ func (i *Image) Build(ctx context.Context, m *Manifest, below string) error {
 		return err
 	}
 	if m != nil {
-		i.Seq, i.Newest, i.Name, i.Partial = m.Seq, m.NewestChange, m.Table, m.Partial
+		i.parent, i.Seq, i.Newest, i.Name, i.Partial = m, m.Seq, m.NewestChange, m.Table, m.Partial
 		done := int64(0)
 		err := i.Table.Restore(func(put func(*fold.Image) error) error {
 			return i.Bucket.Each(ctx, m, i.Dir, func(image *fold.Image) error {
@@ -213,9 +195,35 @@ func (i *Image) fold(ctx context.Context, from []int64, below string) error {
 			i.Progress("read", i.Changes, all)
 		}
 		i.note(r)
+		if i.parent != nil && i.parent.Rows > 0 && !i.parent.takes(r.Kafka.Key) && !isTruncate(r.Kafka) {
+			key, _ := json.Marshal(i.parent.Key) // a list of strings
+			return sources.Fatal("take a snapshot of the table into a topic of its own (another topics.prefix), or remove its archives and the topic's records from before",
+				"the key of the table has changed since archive %s: it was %s, and %s[%d] offset %d has %s, so that old rows would stay beside their new ones",
+				i.parent.ID, key, i.Topic.Name, r.Kafka.Partition, r.Kafka.Offset, cmp.Or(string(r.Kafka.Key), "none"))
+		}
 		return i.Table.Apply(r.Kafka.Partition, r.Fold())
 	})
 	return err
+}
+
+// takes tells whether a record's key is one of the archive's: of the same columns, with values of their kinds.
+func (m *Manifest) takes(key []byte) bool {
+	if key == nil || len(m.Key) == 0 {
+		return key == nil && len(m.Key) == 0
+	}
+	n, same := 0, true
+	err := fold.Members(key, func(name, raw []byte) error {
+		same = same && n < len(m.Key) && m.Key[n].Name == string(name) && m.Key[n].Kind.takes(raw)
+		n++
+		return nil
+	})
+	return err == nil && same && n == len(m.Key)
+}
+
+// isTruncate tells whether a record without a key empties the table.
+func isTruncate(r *kgo.Record) bool {
+	var e struct{ Op string }
+	return r.Key == nil && json.Unmarshal(r.Value, &e) == nil && e.Op == "t"
 }
 
 func (i *Image) note(r *Record) {

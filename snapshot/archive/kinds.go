@@ -135,6 +135,19 @@ func (s seen) kind() Kind {
 	return JSON
 }
 
+// takes tells whether a column of the kind can hold a value.
+func (k Kind) takes(raw []byte) bool {
+	if string(raw) == "null" || k == JSON {
+		return true
+	}
+	var s seen
+	s.add(raw)
+	if of := s.kind(); of != k { // a few of a wider kind's values are of a narrower one
+		return k == Double && s&^(seenInt|seenFloat|seenSpecial) == 0 || k == String && s&^(seenString|seenSpecial) == 0
+	}
+	return true
+}
+
 // value makes a column's value of its JSON.
 func (k Kind) value(raw []byte) (parquet.Value, error) {
 	if string(raw) == "null" {

@@ -225,6 +225,9 @@ func TestCreateRefuses(t *testing.T) {
 	if _, err := w.create(); err == nil || !strings.Contains(err.Error(), `the key of the table has changed since archive `+m.ID) {
 		t.Errorf("a key of another type: %v", err)
 	}
+	if got, _, err := w.rows("", ""); err == nil || got != "" || !strings.Contains(err.Error(), `offset 1 has {"id":"x"}`) {
+		t.Errorf("a replay over a key of another type: %s, %v", got, err)
+	}
 	for want, o := range map[string]replay.Options{
 		"is of capture items, not of other": {Capture: "other", Topic: topicName, Dialect: "json"},
 		"values in dialect json":            {Capture: "items", Topic: topicName, Dialect: "debezium"},
@@ -238,6 +241,8 @@ func TestCreateRefuses(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
+	w = newWorld(t, 1)
+	w.transaction(1, 1)
 	foreign := &kgo.Record{Topic: topicName, Partition: 0, Key: []byte(`{"id":9}`), Value: []byte(`{}`)}
 	w.produce(foreign)
 	w.checkpoint(seqOf(2, 0), false)

@@ -24,6 +24,7 @@ import (
 type Capture struct {
 	pipeline.Status
 	pipeline.Figures
+	Unarchived int // topics whose last attempt to be archived failed
 }
 
 // Server answers until it is closed.

@@ -55,6 +55,8 @@ var metrics = []metric{
 			}
 			return float64(n), true
 		}},
+	{"weft_archives_failing", "Topics whose last attempt to be archived failed; weft status says why.", prometheus.GaugeValue,
+		func(c Capture, _ time.Time) (float64, bool) { return float64(c.Unarchived), true }},
 	{"weft_capture_starts_total", "Tries to run the capture; all but the first followed an error.", prometheus.CounterValue,
 		func(c Capture, _ time.Time) (float64, bool) { return float64(c.Starts), true }},
 	{"weft_capture_epoch", "The capture's epoch. It grows by one at each gap.", prometheus.GaugeValue,

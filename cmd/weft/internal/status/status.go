@@ -35,6 +35,8 @@ type Report struct {
 	State   string    `json:"state"`
 	Since   time.Time `json:"since"`
 	Error   string    `json:"error,omitempty"`
+	// Unarchived says of what the last attempt to archive failed, and why.
+	Unarchived []string `json:"unarchived,omitempty"`
 	// Position and the rest are as of the last commit of this daemon.
 	Position sources.Position `json:"position,omitempty"`
 	Epoch    uint32           `json:"epoch,omitempty"`
