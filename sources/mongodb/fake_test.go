@@ -232,12 +232,13 @@ func (f *fake) answer(command bson.Raw) (bson.D, error) {
 		if elements[0].Value().AsInt64() == rowsCursor {
 			return f.read("nextBatch"), nil
 		}
-		if len(f.steps) == 0 {
+		asked := elements[0].Value().AsInt64()
+		if len(f.steps) == 0 || asked != f.cursor { // the script is for the newest stream
 			f.mu.Unlock()
 			time.Sleep(awaitTime)
 			f.mu.Lock()
 			ok[1].Value = f.now
-			return cursor("nextBatch", bson.A{}, f.cursor, tokenDoc(f.idle)), nil
+			return cursor("nextBatch", bson.A{}, asked, tokenDoc(f.idle)), nil
 		}
 		s := f.steps[0]
 		if s.now.T != 0 {
@@ -256,7 +257,7 @@ func (f *fake) answer(command bson.Raw) (bson.D, error) {
 		if f.idle = s.token; s.events == nil {
 			s.events = []bson.D{}
 		}
-		id := f.cursor
+		id := asked
 		if s.end {
 			id = 0
 		}
