@@ -310,8 +310,8 @@ func TestReconcileTextKeys(t *testing.T) {
 				wantKeys(t, deleted, "ab|4")
 			}
 		}
-		if r.count() != 3 {
-			t.Errorf("%d rows are left, want 3", r.count())
+		if r.count() != 3 { // the new key may come after the old one's delete
+			r.until(3)
 		}
 	})
 }
