@@ -130,8 +130,10 @@ func TestArchiveFailuresAreSaidOnce(t *testing.T) {
 			s.attempt(t.Context(), now, "items", "topic shop.item", func() error { tries++; return err })
 		}
 	}
-	err = errors.New("the bucket is full")
-	tick(2 * time.Hour)
+	err = errors.New("write 20261125T003242.105Z-36530b8d/part-00000.parquet: the bucket is full")
+	tick(time.Hour)
+	err = errors.New("write 20261125T013242.106Z-19a0c6ca/part-00000.parquet: the bucket is full")
+	tick(time.Hour)
 	if said := strings.Count(out.String(), "is full"); said != 1 || tries < 12 || tries > 25 {
 		t.Errorf("tried %d times, said %d times", tries, said)
 	}
