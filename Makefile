@@ -45,7 +45,7 @@ fuzz: ## run every fuzz target for FUZZTIME
 
 # Expects the servers' addresses in the environment: see services run.
 go-test:
-	go test $(RACE) -timeout 20m ./...
+	go test $(RACE) -p 4 -timeout 20m ./... # most of them wait most of the time
 	go -C integration test -count=1 -timeout 20m ./...
 
 bench: $(TOOLS)/services $(TOOLS)/bench ## drain a backlog of 500,000 changes against a bare reader, in turns; latency

@@ -54,7 +54,7 @@ func (c *primed) Open(ctx context.Context, o sources.OpenOptions) (sources.Sourc
 }
 
 func TestConformance(t *testing.T) {
-	eachServer(t, func(t *testing.T, shared *database) {
+	eachServerInTurn(t, func(t *testing.T, shared *database) {
 		sourcetest.Run(t, func(t *testing.T) *sourcetest.Harness {
 			db := newDatabase(t, shared.admin)
 			db.exec("CREATE TABLE t (id int8 PRIMARY KEY, body text)", "CREATE TABLE other (id int8)")

@@ -21,9 +21,17 @@ import (
 // eachServer runs a test on the oldest and on the newest server that is supported.
 func eachServer(t *testing.T, test func(t *testing.T, db *database)) {
 	t.Helper()
+	eachServerInTurn(t, func(t *testing.T, db *database) {
+		t.Parallel()
+		test(t, db)
+	})
+}
+
+// eachServerInTurn is for tests that look at the whole process.
+func eachServerInTurn(t *testing.T, test func(t *testing.T, db *database)) {
+	t.Helper()
 	for _, name := range []string{"OLDEST", "NEWEST"} {
 		t.Run(strings.ToLower(name), func(t *testing.T) {
-			t.Parallel()
 			variable := "WEFT_TEST_POSTGRES_" + name
 			admin := os.Getenv(variable)
 			if admin == "" {
