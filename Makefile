@@ -43,9 +43,10 @@ lint: $(TOOLS)/golangci-lint ## golangci-lint, with the rule on imports
 fuzz: ## run every fuzz target for FUZZTIME
 	integration/fuzz.sh $(FUZZTIME)
 
-# Expects the servers' addresses in the environment: see services run.
+# Expects the servers' addresses in the environment: see services run. More packages at a time than there are processors, since
+# they wait most of the time.
 go-test:
-	go test $(RACE) -p 4 -timeout 20m ./... # most of them wait most of the time
+	go test $(RACE) -p 4 -timeout 20m ./...
 	go -C integration test -count=1 -timeout 20m ./...
 
 bench: $(TOOLS)/services $(TOOLS)/bench ## drain a backlog of 500,000 changes against a bare reader, in turns; latency
