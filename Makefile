@@ -7,7 +7,7 @@ KILLS    ?= 25
 ROWS     ?= 1000000
 # The Google Cloud clients leave out what only a machine in Google's cloud can use, a tenth of the program's size:
 # https://pkg.go.dev/cloud.google.com/go/storage
-TAGS     := disable_grpc_modules
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -tags=disable_grpc_modules)
 # A number of runs: with a time, go test sometimes fails at its end (https://go.dev/issue/75804).
 FUZZTIME ?= 20000x
 # The race detector needs a C compiler; without one the tests run without it.
@@ -20,7 +20,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 build: ## build bin/weft
-	go build -tags $(TAGS) -ldflags "-X main.version=$(VERSION)" -o bin/weft ./cmd/weft
+	go build -ldflags "-X main.version=$(VERSION)" -o bin/weft ./cmd/weft
 
 test: install check lint fuzz $(TOOLS)/bench ## install what the tests need, then run every check and test
 	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test

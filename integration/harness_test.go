@@ -58,7 +58,7 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	bin := filepath.Join(temp, "weft")
-	cmd := exec.Command("go", "build", "-tags", "disable_grpc_modules", "-o", bin, "./cmd/weft") // as make build does
+	cmd := exec.Command("go", "build", "-o", bin, "./cmd/weft")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build weft: %w\n%s", err, out)

@@ -32,7 +32,7 @@ func build(ctx context.Context, dir string, profiled bool) (string, error) {
 		return "", err
 	}
 	binary := filepath.Join(dir, "weft")
-	args := []string{"build", "-tags", "disable_grpc_modules", "-o", binary} // as make build does
+	args := []string{"build", "-o", binary}
 	if profiled {
 		added := filepath.Join(dir, "profiler.go")
 		if err := os.WriteFile(added, profiler, 0o600); err != nil {
