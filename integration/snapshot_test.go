@@ -110,7 +110,7 @@ func TestSnapshotKill(t *testing.T) {
 		rows, kills int
 		origin      func(t testing.TB, name, options string) origin
 	}{
-		"mongodb":  {filledDocuments, 5, newFilledMongo},
+		"mongodb":  {filledDocuments, 3, newFilledMongo},
 		"postgres": {filledRows, 10, func(t testing.TB, name, options string) origin { return newFilled(t, name, options) }},
 	} {
 		for log, to := range map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog} {
