@@ -284,6 +284,7 @@ func TestConcurrentTransactions(t *testing.T) {
 	seen := 0
 	var lastWatermark string
 	read := func() {
+		src.(*source).pollAt = time.Time{} // each poll looks, however soon after the last
 		b, err := src.(*source).poll(t.Context())
 		if err != nil {
 			t.Fatal(err)
