@@ -75,10 +75,10 @@ func (e *experiment) run(t *testing.T) {
 		return differing(table, folded) > 0
 	}
 	for ended, quiet := false, 0; !ended || quiet < 3 || quiet < 100 && behind(); {
-		limit, stop := context.WithTimeout(ctx, 200*time.Millisecond)
-		b, err := e.source.Next(limit)
-		stop()
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		polled := e.source.(*source)
+		polled.pollAt = time.Time{} // each poll looks, however soon after the last
+		b, err := polled.poll(ctx)
+		if err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range b.Changes {
@@ -88,6 +88,8 @@ func (e *experiment) run(t *testing.T) {
 		quiet++
 		if len(b.Changes) > 0 {
 			quiet = 0
+		} else {
+			time.Sleep(100 * time.Millisecond)
 		}
 		select {
 		case <-done:

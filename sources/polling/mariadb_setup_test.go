@@ -164,8 +164,8 @@ func TestMariaDBExperiment(t *testing.T) {
 	m := newMariaDBBeside(t)
 	m.prepare("items", "id BIGINT PRIMARY KEY, body VARCHAR(100) NOT NULL", "id")
 	src := m.start()
-	reader := m.connect()
-	rowsOf := func(ctx context.Context, query string, args ...any) (map[string]string, string, error) {
+	naive, judge := m.connect(), m.connect() // used at the same time
+	rowsOf := func(ctx context.Context, reader *sql.Conn, query string, args ...any) (map[string]string, string, error) {
 		rows, err := reader.QueryContext(ctx, query, args...)
 		if err != nil {
 			return nil, "", err
@@ -207,10 +207,10 @@ func TestMariaDBExperiment(t *testing.T) {
 			if after == "" {
 				after = "1971-01-01"
 			}
-			return rowsOf(ctx, "SELECT id, body, updated_at FROM items WHERE updated_at > ? ORDER BY updated_at", after)
+			return rowsOf(ctx, naive, "SELECT id, body, updated_at FROM items WHERE updated_at > ? ORDER BY updated_at", after)
 		},
 		table: func(ctx context.Context) (map[string]string, error) {
-			rows, _, err := rowsOf(ctx, "SELECT id, body, '' FROM items")
+			rows, _, err := rowsOf(ctx, judge, "SELECT id, body, '' FROM items")
 			return rows, err
 		},
 	}).run(t)
