@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -56,9 +55,6 @@ const (
 	lastRetry  = 10 * time.Minute
 )
 
-// archiveName is what differs between the errors of two attempts that fail alike: the name of the archive that was to be.
-var archiveName = regexp.MustCompile(`\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{8}`)
-
 // attempt runs try unless it has failed lately. An error is logged once, and so is the success that follows.
 func (s *archiver) attempt(ctx context.Context, now time.Time, capture, name string, try func() error) {
 	f := s.failing[name]
@@ -81,7 +77,8 @@ func (s *archiver) attempt(ctx context.Context, now time.Time, capture, name str
 		}
 		f.wait = min(2*f.wait, lastRetry)
 		f.again = now.Add(f.wait)
-		if text := archiveName.ReplaceAllString(err.Error(), ""); text != f.said {
+		// Attempts that fail alike differ in the name of the archive that was to be.
+		if text := archive.Name.ReplaceAllString(err.Error(), ""); text != f.said {
 			f.said = text
 			s.logger.Error("archives are not made; it is tried again, at last every "+lastRetry.String(), "of", name, "error", err)
 		}

@@ -66,8 +66,13 @@ type Part struct {
 	SHA256 string `json:"sha256"`
 }
 
+const nameForm = `[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{8}`
+
+// Name matches what tells archives of a topic apart: when one was begun, and a number at random.
+var Name = regexp.MustCompile(nameForm)
+
 var (
-	idForm   = regexp.MustCompile(`^[a-zA-Z0-9._-]+/[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{8}$`)
+	idForm   = regexp.MustCompile(`^[a-zA-Z0-9._-]+/` + nameForm + `$`)
 	partForm = regexp.MustCompile(`^part-[0-9]{5}\.parquet$`)
 )
 

@@ -103,7 +103,7 @@ func (s *source) give(more bool) (sources.Batch, error) {
 	return sources.Batch{Changes: s.batch.changes, Position: p, More: more}, nil
 }
 
-// idle tells how long to wait until idle progress is to be told of: 0 for now.
+// idle tells how long to wait until idle progress is due: 0 when it is.
 func (s *source) idle() (time.Duration, error) {
 	low, err := s.parts.watermark()
 	if err != nil {

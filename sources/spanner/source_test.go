@@ -177,18 +177,22 @@ func TestLost(t *testing.T) {
 
 func wantGap(t *testing.T, s sources.Source) {
 	t.Helper()
+	err := nextError(t, s)
+	var gap *sources.GapError
+	if !errors.As(err, &gap) || gap.Remedy == "" {
+		t.Errorf("not a gap: %v", err)
+	}
+}
+
+// nextError reads until an error, that of the time limit in the worst case.
+func nextError(t *testing.T, s sources.Source) error {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for {
-		_, err := s.Next(ctx)
-		if err == nil {
-			continue
+		if _, err := s.Next(ctx); err != nil {
+			return err
 		}
-		var gap *sources.GapError
-		if !errors.As(err, &gap) || gap.Remedy == "" {
-			t.Errorf("not a gap: %v", err)
-		}
-		return
 	}
 }
 
@@ -276,18 +280,10 @@ func TestDroppedWhileRead(t *testing.T) {
 			db.mustApply(t, spanner.Insert("items", []string{"id", "body"}, []any{1, "x"}))
 			read(t, s, 1)
 			db.ddl(t, "DROP CHANGE STREAM changes")
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			defer cancel()
-			for {
-				_, err := s.Next(ctx)
-				if err == nil {
-					continue
-				}
-				var fatal *sources.FatalError
-				if !errors.As(err, &fatal) || !strings.Contains(err.Error(), "changes was dropped") || !strings.Contains(fatal.Remedy, "on_gap") {
-					t.Errorf("not named: %v", err)
-				}
-				return
+			err := nextError(t, s)
+			var fatal *sources.FatalError
+			if !errors.As(err, &fatal) || !strings.Contains(err.Error(), "changes was dropped") || !strings.Contains(fatal.Remedy, "on_gap") {
+				t.Errorf("not named: %v", err)
 			}
 		})
 	}
