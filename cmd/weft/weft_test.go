@@ -123,12 +123,17 @@ func (d *daemon) end(t *testing.T) {
 
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	within(t, 20*time.Second, what, so)
+}
+
+func within(t *testing.T, limit time.Duration, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if so() {
 			return
 		}
 	}
-	t.Fatalf("not within 20 s: %s", what)
+	t.Fatalf("not within %s: %s", limit, what)
 }
 
 func TestRunTailStatusCheckpoint(t *testing.T) {
