@@ -60,9 +60,8 @@ type Writer struct {
 
 	seq     []byte            // scratch: epoch.order.
 	encoded []envelope.Record // scratch
-	slab    []byte            // keys, values, headers of the records under way; never reused, since the client keeps them
-	records []kgo.Record
-	headers []kgo.RecordHeader
+	slab    *slab             // being filled; nil before the first record
+	slabs   slabs
 
 	kept     *keeper              // nil where rows are not kept
 	snapshot *checkpoint.Snapshot // for the next commit; nil: as it is
@@ -223,11 +222,11 @@ func (w *Writer) write(ctx context.Context, c *sources.Change, key []byte) error
 	w.room()
 	switch {
 	case key != nil:
-		w.slab, w.encoded, err = w.enc.EncodeDelete(w.slab, w.encoded[:0], c.Table, key, w.seq)
+		w.slab.bytes, w.encoded, err = w.enc.EncodeDelete(w.slab.bytes, w.encoded[:0], c.Table, key, w.seq)
 	case w.kept != nil:
-		w.slab, w.encoded, err = w.kept.encode(ctx, w.slab, w.encoded[:0], c, r.topic, w.seq)
+		w.slab.bytes, w.encoded, err = w.kept.encode(ctx, w.slab.bytes, w.encoded[:0], c, r.topic, w.seq)
 	default:
-		w.slab, w.encoded, err = w.enc.Encode(w.slab, w.encoded[:0], c, w.seq)
+		w.slab.bytes, w.encoded, err = w.enc.Encode(w.slab.bytes, w.encoded[:0], c, w.seq)
 	}
 	if err != nil {
 		return fmt.Errorf("encode change of %s: %w", name(c), err)
@@ -252,19 +251,15 @@ func (w *Writer) write(ctx context.Context, c *sources.Change, key []byte) error
 // NextEpoch. It must not be changed afterwards.
 func (w *Writer) SetSnapshot(s *checkpoint.Snapshot) { w.snapshot = s }
 
-// slabBytes is the size of the memory that records are cut from: large enough that its allocation costs nothing a
-// record, small enough that what a slow broker holds back is not much more than the records themselves.
-const slabBytes = 1 << 20
-
 // room starts a new slab when the present one is nearly full, so that encoding rarely has to move it.
 func (w *Writer) room() {
-	if cap(w.slab)-len(w.slab) < slabBytes/16 {
-		w.slab = make([]byte, 0, slabBytes)
+	if w.slab != nil {
+		if cap(w.slab.bytes)-len(w.slab.bytes) >= slabBytes/16 {
+			return
+		}
+		w.slabs.done(w.slab)
 	}
-	if cap(w.records)-len(w.records) < 4 {
-		w.records = make([]kgo.Record, 0, 512)
-		w.headers = make([]kgo.RecordHeader, 0, 1024)
-	}
+	w.slab = w.slabs.get(w.promise)
 }
 
 func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *envelope.Record) error {
@@ -273,56 +268,57 @@ func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *en
 			s.touch(e.Key)
 		}
 	}
-	at := len(w.slab)
-	w.slab = append(append(w.slab, w.seq...), e.Ordinal)
-	seq := w.slab[at:len(w.slab):len(w.slab)]
-	n := len(w.headers)
-	w.headers = append(w.headers, kgo.RecordHeader{Key: "weft-seq", Value: seq})
-	if e.NewKey != nil {
-		w.headers = append(w.headers, kgo.RecordHeader{Key: "__debezium.newkey", Value: e.NewKey})
-	}
-	if e.OldKey != nil {
-		w.headers = append(w.headers, kgo.RecordHeader{Key: "__debezium.oldkey", Value: e.OldKey})
-	}
-	rec := kgo.Record{Topic: r.topic, Key: e.Key, Value: e.Value, Headers: w.headers[n:len(w.headers):len(w.headers)]}
-	if size := recordSize(&rec); size > w.profile.MaxRecordBytes {
-		return sources.Fatal(
-			"set log.max_record (and max.message.bytes of a topic that exists) above it, or leave the table out",
-			"the record of table %s with key %s has %d bytes, the log takes %d", name(c), e.Key, size, w.profile.MaxRecordBytes)
-	}
+	at := len(w.slab.bytes)
+	w.slab.bytes = append(append(w.slab.bytes, w.seq...), e.Ordinal)
+	seq := w.slab.bytes[at:len(w.slab.bytes):len(w.slab.bytes)]
+	partitions := 1
 	if c.Op == sources.OpTruncate {
-		for p := range r.partitions {
-			rec.Partition = int32(p)
-			if err := w.send(ctx, rec, seq); err != nil {
-				return err
-			}
+		partitions = r.partitions
+	}
+	for p := range partitions {
+		rec := w.slab.record()
+		rec.Topic, rec.Key, rec.Value, rec.Partition = r.topic, e.Key, e.Value, int32(p)
+		rec.headers[0] = kgo.RecordHeader{Key: "weft-seq", Value: seq}
+		rec.Headers = rec.headers[:1:1]
+		switch {
+		case e.NewKey != nil:
+			rec.headers[1] = kgo.RecordHeader{Key: "__debezium.newkey", Value: e.NewKey}
+			rec.Headers = rec.headers[:2]
+		case e.OldKey != nil:
+			rec.headers[1] = kgo.RecordHeader{Key: "__debezium.oldkey", Value: e.OldKey}
+			rec.Headers = rec.headers[:2]
 		}
-		return nil
+		if size := recordSize(&rec.Record); size > w.profile.MaxRecordBytes {
+			return sources.Fatal(
+				"set log.max_record (and max.message.bytes of a topic that exists) above it, or leave the table out",
+				"the record of table %s with key %s has %d bytes, the log takes %d", name(c), e.Key, size, w.profile.MaxRecordBytes)
+		}
+		if c.Op != sources.OpTruncate && e.Key != nil { // without a key all go to partition 0, where they stay in order
+			rec.Partition = int32(r.partitioner.Partition(&rec.Record, r.partitions))
+		}
+		if err := w.send(ctx, &rec.Record, seq); err != nil {
+			return err
+		}
 	}
-	if e.Key != nil { // without a key all go to partition 0, where they stay in order
-		rec.Partition = int32(r.partitioner.Partition(&rec, r.partitions))
-	}
-	return w.send(ctx, rec, seq)
+	return nil
 }
 
-func (w *Writer) send(ctx context.Context, rec kgo.Record, seq []byte) error {
-	if skip, err := w.delivery.skip(&rec, seq); skip || err != nil {
+func (w *Writer) send(ctx context.Context, rec *kgo.Record, seq []byte) error {
+	skip, err := w.delivery.skip(rec, seq)
+	if skip || err != nil {
+		w.slabs.done(w.slab)
 		return err
 	}
-	if len(w.records) == cap(w.records) { // a truncate of many partitions
-		w.records = make([]kgo.Record, 0, 512)
-	}
-	w.records = append(w.records, rec)
 	w.bytes += len(rec.Key) + len(rec.Value) + len(seq)
-	if w.cl.BufferedProduceBytes()+int64(recordSize(&rec)) < int64(w.o.Log.bufferBytes(w.profile)) { // does not block
-		w.cl.Produce(w.ctx, &w.records[len(w.records)-1], w.promise)
+	if w.cl.BufferedProduceBytes()+int64(recordSize(rec)) < int64(w.o.Log.bufferBytes(w.profile)) { // does not block
+		w.cl.Produce(w.ctx, rec, w.slab.promise)
 		return nil
 	}
 	// What is under way is not cancelled by a stop, but this call may wait for it: then the writer is given up.
 	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
 	defer cancel()
 	giveUp := context.AfterFunc(ctx, w.cancel)
-	w.cl.Produce(w.ctx, &w.records[len(w.records)-1], w.promise)
+	w.cl.Produce(w.ctx, rec, w.slab.promise)
 	if !giveUp() {
 		return fmt.Errorf("write to %s[%d]: the log takes no more: %w", rec.Topic, rec.Partition, context.Cause(ctx))
 	}
