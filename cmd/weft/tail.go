@@ -14,10 +14,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weft/checkpoint"
+	"weft/snapshot/replay"
 )
 
 func tailCommand(a *app) *cobra.Command {
 	var from string
+	var keys []string
 	var exitAtEnd bool
 	cmd := &cobra.Command{
 		Use:   "tail TOPIC",
@@ -33,18 +35,28 @@ func tailCommand(a *app) *cobra.Command {
 			if from != "start" && from != "end" {
 				return &exitError{exitUsage, fmt.Errorf("--from %q: must be start or end", from)}
 			}
+			filter, err := replay.NewFilter(keys, "")
+			if err != nil {
+				return &exitError{exitUsage, err}
+			}
 			return a.reading(func(r *reader) error {
-				return a.tail(cmd.Context(), r.cl, args[0], from == "start", exitAtEnd)
+				return a.tail(cmd.Context(), r.cl, args[0], filter, from == "start", exitAtEnd)
 			})
 		},
 	}
 	cmd.Flags().StringVar(&from, "from", "", "where to begin: start or end (default end, with --exit-at-end start)")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, `only the records with this key, as JSON: '{"id":17}', or 17; may be repeated`)
 	cmd.Flags().BoolVar(&exitAtEnd, "exit-at-end", false, "stop at what is the topic's end now, instead of waiting for more")
 	return cmd
 }
 
-func (a *app) tail(ctx context.Context, cl *kgo.Client, topic string, fromStart, exitAtEnd bool) error {
-	show := func(r *kgo.Record) error { return printRecord(a.stdout, r) }
+func (a *app) tail(ctx context.Context, cl *kgo.Client, topic string, filter *replay.Filter, fromStart, exitAtEnd bool) error {
+	show := func(r *kgo.Record) error {
+		if ok, err := filter.Takes(r.Key, nil); !ok || err != nil {
+			return err
+		}
+		return printRecord(a.stdout, r)
+	}
 	starts, ends, err := checkpoint.Bounds(ctx, cl, topic)
 	if errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return &exitError{exitNotSo, fmt.Errorf("topic %q does not exist; a table's topic is made at its first change", topic)}

@@ -189,6 +189,12 @@ func TestRunTailStatusCheckpoint(t *testing.T) {
 		_, out, _ := weft(t, "tail", "-c", s.config, "shop.item", "--from", "start", "--exit-at-end")
 		return strings.Contains(out, `"weft-seq":"00000002.`)
 	})
+	s.exec(t, `INSERT INTO item (id, name) VALUES (2, 'other')`)
+	eventually(t, "the other row is in the topic, and not among the first one's records", func() bool {
+		_, other, _ := weft(t, "tail", "-c", s.config, "shop.item", "--exit-at-end", "--key", "2")
+		_, first, _ := weft(t, "tail", "-c", s.config, "shop.item", "--exit-at-end", "--key", `{"id": 1}`)
+		return strings.Count(other, "\n") == 1 && strings.Contains(other, `"other"`) && strings.Count(first, "\n") == 2 && !strings.Contains(first, `"other"`)
+	})
 	if code, _, errs := weft(t, "checkpoint", "set", "-c", s.config, "items", "null"); code != exitFailed || !strings.Contains(errs, "stop it first") {
 		t.Errorf("checkpoint set beside a daemon: exit code %d, %s", code, errs)
 	}

@@ -59,8 +59,8 @@ func canonicalKey(key []byte) (string, error) {
 	return string(text), err
 }
 
-// takes tells whether the filter lets a row through.
-func (f *Filter) takes(key, columns []byte) (bool, error) {
+// Takes tells whether the filter lets a row through: by the JSON of its key, and that of its columns if there is a where.
+func (f *Filter) Takes(key, columns []byte) (bool, error) {
 	if f.keys != nil {
 		ok, err := f.hasKey(key)
 		if !ok || err != nil {

@@ -170,7 +170,7 @@ func (o *Options) pour(ctx context.Context, r *Result, each func(func(*fold.Imag
 			if seen++; seen%1000 == 0 && ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if ok, err := o.Filter.takes(image.Key, image.Columns); !ok || err != nil {
+			if ok, err := o.Filter.Takes(image.Key, image.Columns); !ok || err != nil {
 				return err
 			}
 			return fn(image)
