@@ -9,6 +9,7 @@ command -v mvn >/dev/null || missing+=(maven)
 command -v java >/dev/null || missing+=(default-jre-headless)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 PATH="$PATH:/usr/sbin" command -v mariadbd >/dev/null || missing+=(mariadb-server-core)
+command -v my_print_defaults >/dev/null || missing+=(mariadb-client-core) # mariadb-install-db runs it; once it was in the server's package
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
