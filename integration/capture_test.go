@@ -202,6 +202,7 @@ func TestRemoveWhileTheServerIsDown(t *testing.T) {
 // TestFleet: two daemons share what is registered. When the one that runs a capture is killed, the other takes it over; when that
 // one is stopped, the next start of the first does.
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	to := kafkaLog(t)
 	r := newRegistrar(t, to)
 	first := r.d

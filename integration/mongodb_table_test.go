@@ -24,6 +24,7 @@ var mixedIDs = []any{
 // TestMongoDBTable: a collection with documents from before verifies clean, is archived, replayed from the archive and by a key without
 // the server, and its topic is mended where it is wrong.
 func TestMongoDBTable(t *testing.T) {
+	t.Parallel()
 	name := fmt.Sprintf("mongo_%x", rand.Uint32())
 	to := kafkaLog(t)
 	t.Cleanup(func() { deleteTopics(t, to.broker, name) })

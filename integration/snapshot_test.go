@@ -173,6 +173,7 @@ func countRows(t testing.TB, broker, prefix string) (written, repeated int) {
 
 // TestSnapshotUnderLoad reads 200,000 rows beside a load on them, and a table without a key.
 func TestSnapshotUnderLoad(t *testing.T) {
+	t.Parallel()
 	name := fmt.Sprintf("whole_%x", rand.Uint32())
 	to := kafkaLog(t)
 	t.Cleanup(func() { deleteTopics(t, to.broker, name) })

@@ -70,11 +70,11 @@ func verify(t testing.TB, config, capture string, more ...string) (v verified, c
 	return v, code, text
 }
 
-// TestVerify: tables under load verify clean VERIFIES times in a row (10 without it), also those with moving keys, large
+// TestVerify: tables under load verify clean VERIFIES times in a row (5 without it), also those with moving keys, large
 // values that updates leave out, truncates, and no key. Then the topics are made wrong in a few records, and the same load goes
 // on: those keys are named, and no other, until they are mended: by a change, or by --repair, which writes those keys and no other.
 func TestVerify(t *testing.T) {
-	times := 10
+	times := 5
 	if s := os.Getenv("VERIFIES"); s != "" {
 		var err error
 		if times, err = strconv.Atoi(s); err != nil {
