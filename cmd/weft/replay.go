@@ -21,6 +21,7 @@ type replayFlags struct {
 	until, where, to, from string
 	keys                   []string
 	dryRun, asJSON, live   bool
+	partial                bool
 }
 
 func replayCommand(a *app) *cobra.Command {
@@ -59,6 +60,7 @@ the records; float(total) makes a number of one.`,
 	flags.StringVar(&f.from, "from", "", "archive to begin with (default: the newest before the cut)")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "say how many rows would be written")
 	flags.BoolVar(&f.asJSON, "json", false, "one JSON document about the replay")
+	flags.BoolVar(&f.partial, "partial", false, "leave out rows that the table had and of which the log tells nothing before --until")
 	flags.BoolVar(&f.live, "to-live-topic", false, "allow the table's own topic in --to")
 	return cmd
 }
@@ -92,7 +94,7 @@ func (a *app) replay(ctx context.Context, r *reader, capture, table string, f re
 	bar := newBar(a.stderr, table)
 	o := replay.Options{
 		Client: r.cl, Bucket: b, Capture: cc.Name, Topic: topics[0], Dialect: string(cc.Topics.Dialect),
-		Until: until, From: f.from, Filter: filter, Memory: int64(r.config.Archives.Memory), Progress: bar.show,
+		Until: until, From: f.from, Filter: filter, Partial: f.partial, Memory: int64(r.config.Archives.Memory), Progress: bar.show,
 	}
 	var to replay.Target
 	if !f.dryRun {

@@ -374,6 +374,19 @@ func (t *Table) load(partition int32, key []byte, into *row) (bool, error) {
 	return true, into.decode(bytes.Clone(stored))
 }
 
+// Has tells whether the table has the row of a record with this partition and key.
+func (t *Table) Has(partition int32, key []byte) (bool, error) {
+	stored, err := t.store.Get(t.rowKey(partition, key))
+	return stored != nil, err
+}
+
+// Op is the op of a record's value.
+func Op(value []byte) (string, error) {
+	var e body
+	err := e.read(value)
+	return e.op, err
+}
+
 // rowKey is the store's key of a row, valid until the next call.
 func (t *Table) rowKey(partition int32, key []byte) []byte {
 	t.key = appendPartition(append(t.key[:0], 'r'), partition)

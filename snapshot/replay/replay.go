@@ -21,6 +21,8 @@ type Options struct {
 	// From is the ID of the archive to begin with; empty for the newest before the cut.
 	From   string
 	Filter *Filter
+	// Partial replays without rows of which the log tells nothing before the cut although the table had them.
+	Partial bool
 	// Dir is where the fold keeps its state, "" for the system's temporary directory.
 	Dir string
 	// Memory is how much the fold may take, in bytes.
@@ -156,7 +158,11 @@ func (o *Options) image(ctx context.Context, t *archive.Topic, from *archive.Man
 		return nil, nil, err
 	}
 	i := &archive.Image{Topic: t, Table: table, Bucket: o.Bucket, Dir: o.Dir, Progress: o.Progress}
-	if err := i.Build(ctx, from, below); err != nil {
+	err = i.Build(ctx, from, below)
+	if err == nil && from == nil {
+		err = o.whole(ctx, t, table, i.Next, below)
+	}
+	if err != nil {
 		return nil, nil, errors.Join(err, table.Close())
 	}
 	r.Changes = i.Changes

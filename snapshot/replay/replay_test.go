@@ -27,7 +27,9 @@ type world struct {
 	cl     *kgo.Client
 	bucket *archive.Bucket
 	memory int64
-	tx     int
+	// partial is replay's option.
+	partial bool
+	tx      int
 }
 
 func newWorld(t testing.TB, partitions int32) *world {
@@ -67,7 +69,7 @@ func record(tx, index, id, partitions int, after string) *kgo.Record {
 	seq := seqOf(tx, index) + "2"
 	return &kgo.Record{
 		Topic: topicName, Partition: int32(id % partitions), Key: fmt.Appendf(nil, `{"id":%d}`, id),
-		Value: fmt.Appendf(nil, `{"before":null,"after":%s,"source":{"version":"1","connector":"test","name":"shop","ts_us":%d,"schema":"","table":"item","seq":%q},"op":"u"}`,
+		Value: fmt.Appendf(nil, `{"before":null,"after":%s,"source":{"version":"1","connector":"test","name":"shop","ts_us":%d,"schema":"","table":"item","seq":%q},"op":"c"}`,
 			after, timeOf(tx).UnixMicro(), seq),
 		Headers: []kgo.RecordHeader{{Key: "weft-seq", Value: []byte(seq)}},
 	}
@@ -113,6 +115,12 @@ func (w *world) mustCreate() *archive.Manifest {
 	return m
 }
 
+func (w *world) options() replay.Options {
+	return replay.Options{
+		Client: w.cl, Bucket: w.bucket, Capture: "items", Topic: topicName, Dialect: "json", Dir: w.t.TempDir(), Memory: w.memory, Partial: w.partial,
+	}
+}
+
 // rows replays to lines.
 func (w *world) rows(until, where string) (string, *replay.Result, error) {
 	w.t.Helper()
@@ -125,9 +133,9 @@ func (w *world) rows(until, where string) (string, *replay.Result, error) {
 		w.t.Fatal(err)
 	}
 	var out bytes.Buffer
-	r, err := replay.Run(w.t.Context(), replay.Options{
-		Client: w.cl, Bucket: w.bucket, Capture: "items", Topic: topicName, Dialect: "json", Until: u, Filter: f, Dir: w.t.TempDir(), Memory: w.memory,
-	}, replay.ToStdout(&out))
+	o := w.options()
+	o.Until, o.Filter = u, f
+	r, err := replay.Run(w.t.Context(), o, replay.ToStdout(&out))
 	return strings.ReplaceAll(strings.TrimSpace(out.String()), "\n", " "), r, err
 }
 
@@ -169,6 +177,44 @@ func TestCutsAreWholeTransactions(t *testing.T) {
 	w.want("2026-01-01T00:00:00Z", "")
 	if _, _, err := w.rows(seqOf(9, 0)+"2", ""); err == nil || !strings.Contains(err.Error(), "above what is committed") {
 		t.Errorf("a sequence of the future: %v", err)
+	}
+}
+
+// Rows that the log tells of only after the cut are not left out silently.
+func TestRowsToldLater(t *testing.T) {
+	w := newWorld(t, 2)
+	w.transaction(2, 1) // 0
+	later := record(1, 0, 2, 2, `{"id":2,"tx":1}`)
+	later.Value = bytes.Replace(later.Value, []byte(`"op":"c"`), []byte(`"op":"r"`), 1)
+	w.produce(later) // 1: read by a snapshot
+	w.tx = 2
+	w.transaction(2, 3) // 2: inserted after the cut, then read again
+	again := record(3, 0, 3, 2, `{"id":3,"tx":3}`)
+	again.Value = bytes.Replace(again.Value, []byte(`"op":"c"`), []byte(`"op":"r"`), 1)
+	w.produce(again)
+	w.checkpoint(seqOf(3, 0), false)
+
+	first := timeOf(0).Format(time.RFC3339)
+	_, _, err := w.rows(first, "")
+	if err == nil || !strings.Contains(err.Error(), "1 rows") || !strings.Contains(err.Error(), `{"id":2}`) || !strings.Contains(err.Error(), "--until "+seqOf(1, 0)+"2") {
+		t.Fatalf("a cut before a row was read: %v", err)
+	}
+	w.want(seqOf(1, 0)+"2", `{"id":1,"tx":0} {"id":2,"tx":1}`)
+	w.partial = true
+	w.want(first, `{"id":1,"tx":0}`)
+	w.partial = false
+	f, err := replay.NewFilter([]string{"1"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := replay.ParseUntil(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := w.options()
+	o.Filter, o.Until = f, u
+	if r, err := replay.Run(t.Context(), o, nil); err != nil || r.Rows != 1 {
+		t.Errorf("a row that the log does tell of: %+v, %v", r, err)
 	}
 }
 
