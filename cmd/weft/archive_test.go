@@ -103,7 +103,7 @@ func TestArchiveAndReplay(t *testing.T) {
 	if err := kadmCreate(t, s, "other", 5); err != nil {
 		t.Fatal(err)
 	}
-	refuse(exitFailed, "topic \"other\" has 5 partitions", "replay", "items", "item", "--to", "other")
+	refuse(exitFailed, "replay to a topic that does not exist yet", "replay", "items", "item", "--to", "other")
 	compact := map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}
 	if _, err := kadm.NewClient(s.client(t)).CreateTopic(t.Context(), 2, 1, compact, "compacted"); err != nil {
 		t.Fatal(err)

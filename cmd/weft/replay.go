@@ -9,11 +9,14 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"weft/checkpoint"
 	"weft/configs"
 	"weft/snapshot/archive"
 	"weft/snapshot/replay"
+	"weft/sources"
 )
 
 // replayFlags are those of weft replay.
@@ -163,6 +166,9 @@ func (a *app) target(ctx context.Context, r *reader, cc *configs.Capture, o repl
 		return nil, &exitError{exitUsage, fmt.Errorf("--to %q is a topic that a capture writes: its consumers would take the old rows for new ones. Replay to another topic; "+
 			"for the table's own topic, if that is what you want, add --to-live-topic", f.to)}
 	}
+	if err := samePartitions(ctx, r.cl, o.Topic, f.to); err != nil {
+		return nil, failed(err)
+	}
 	writer := writerOptions(r.config, *cc, r.log)
 	partitions, err := writer.Topics.Ensure(ctx, r.log, r.cl, f.to)
 	if err != nil {
@@ -180,6 +186,23 @@ func (a *app) target(ctx context.Context, r *reader, cc *configs.Capture, o repl
 		Client: cl, Name: f.to, Partitions: partitions, Live: f.to == o.Topic, Filter: o.Filter,
 		Source: replay.Source{Version: buildVersion(), Connector: cc.Source.Connector(), Name: cc.Topics.Prefix, Schema: schema, Table: name},
 	}}, nil
+}
+
+// samePartitions refuses to replay to a topic in which keys would have other partitions than in the table's own.
+func samePartitions(ctx context.Context, cl *kgo.Client, live, to string) error {
+	_, there, err := checkpoint.Bounds(ctx, cl, to)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, ends, err := checkpoint.Bounds(ctx, cl, live)
+	if err == nil && len(there) != len(ends) {
+		return sources.Fatal("replay to a topic that does not exist yet; it is made like the table's own",
+			"topic %q has %d partitions, the table's own topic %q has %d", to, len(there), live, len(ends))
+	}
+	return err
 }
 
 // topicTarget owns its client.
