@@ -215,11 +215,13 @@ func (d *postgresDialect) view(ctx context.Context) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := v.loadTables(ctx)
+	candidates, err := v.match(ctx)
+	if err == nil {
+		d.captured, err = loadAll(ctx, candidates, d.captured)
+	}
 	if err != nil {
 		return nil, errors.Join(d.explain(err), v.close())
 	}
-	d.captured = tables
 	return v, nil
 }
 
