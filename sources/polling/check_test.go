@@ -65,9 +65,10 @@ func TestPostgresCheckPlans(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer v.close()
-	for query, want := range map[string]access{"SELECT FROM lines WHERE a % 2 = 0": byScan, "SELECT FROM lines WHERE a > 5": byChoice} {
-		query = strings.Replace(query, "lines", "public.lines", 1)
-		if got, err := v.access(t.Context(), query, nil); err != nil || got != want {
+	lines := &table{Table: sources.Table{Schema: "public", Name: "lines"}}
+	for where, want := range map[string]access{"a % 2 = 0": byScan, "weft_xid > '5'": byChoice, "a = 5": byChoice, "b + 1 = 5": byScan} {
+		query := "SELECT FROM public.lines WHERE " + where
+		if got, err := v.access(t.Context(), lines, query, nil); err != nil || got != want {
 			t.Errorf("%s: access %d, error %v; want %d", query, got, err, want)
 		}
 	}

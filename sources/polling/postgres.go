@@ -147,6 +147,8 @@ const (
 	pgWrongPassword   = "28P01" // invalid_password
 	pgNoDatabase      = "3D000" // invalid_catalog_name
 	pgNoRight         = "42501" // insufficient_privilege
+	pgSyntax          = "42601" // syntax_error
+	pgUnsupported     = "0A000" // feature_not_supported
 )
 
 // explain adds the database's place to an error, and makes it fatal if only somebody else can mend it.

@@ -1,10 +1,11 @@
 package polling
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
+	"regexp"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -73,46 +74,62 @@ func (v *postgresView) reading(ctx context.Context, k *checker, t *table) (strin
 // pollAccess implements inspected.
 func (v *postgresView) pollAccess(ctx context.Context, t *table) (access, error) {
 	query, params := v.columnQuery(t, v.horizon()-1, nil)
-	return v.access(ctx, query, params)
+	return v.access(ctx, t, query, params)
 }
 
 // rangeAccess implements inspected.
 func (v *postgresView) rangeAccess(ctx context.Context, t *table) (access, error) {
 	first, last := sampleRange(t)
 	from, params := postgresRange(t, first, last)
-	return v.access(ctx, "SELECT count(*) "+from, params)
+	return v.access(ctx, t, "SELECT count(*) "+from, params)
 }
 
-func (v *postgresView) access(ctx context.Context, query string, params [][]byte) (access, error) {
-	explain := func() (indexed bool, err error) {
-		err = v.eachRow(ctx, "EXPLAIN (FORMAT JSON) "+query, params, func(row [][]byte) (err error) {
-			indexed, err = searchesIndex(row[0])
+func (v *postgresView) access(ctx context.Context, t *table, query string, params [][]byte) (access, error) {
+	return postgresAccess(postgresPlanner{
+		explain: func() (plan []byte, err error) {
+			err = v.eachRow(ctx, "EXPLAIN (FORMAT JSON) "+query, params, func(row [][]byte) error {
+				plan = bytes.Clone(row[0])
+				return nil
+			})
+			return plan, err
+		},
+		leading: func(index string) (column string, err error) {
+			err = v.tx.QueryRow(ctx, leadingColumn, t.Schema, index).Scan(&column)
+			return column, err
+		},
+		run: func(statement string) error {
+			_, err := v.tx.Exec(ctx, statement)
 			return err
-		})
-		return indexed, err
-	}
-	return postgresAccess(explain, func(statement string) error {
-		_, err := v.tx.Exec(ctx, statement)
-		return err
+		},
 	})
 }
 
-// postgresAccess asks for the plan of a query, and, where that reads a whole table, for the one with which the server would avoid it.
-func postgresAccess(explain func() (indexed bool, err error), run func(statement string) error) (access, error) {
-	indexed, err := explain()
-	if indexed || err != nil {
+// postgresPlanner asks a server for the plan of one query, for the first column of an index of the query's table, and to change a setting.
+type postgresPlanner struct {
+	explain func() (plan []byte, err error)
+	leading func(index string) (column string, err error)
+	run     func(statement string) error
+}
+
+// leadingColumn selects the first column of an index, as plans write it.
+const leadingColumn = `SELECT pg_get_indexdef(c.oid, 1, true) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`
+
+// postgresAccess looks at the plan of a query, and, where that reads a whole table, at the one with which the server would avoid it.
+func postgresAccess(p postgresPlanner) (access, error) {
+	searched, err := p.searched()
+	if searched || err != nil {
 		return byIndex, err
 	}
-	if err := run("SET enable_seqscan = off"); err != nil {
+	if err := p.run("SET enable_seqscan = off"); err != nil {
 		return unknownAccess, err
 	}
-	if indexed, err = explain(); err != nil {
+	if searched, err = p.searched(); err != nil {
 		return unknownAccess, err
 	}
-	if err := run("RESET enable_seqscan"); err != nil {
+	if err := p.run("RESET enable_seqscan"); err != nil {
 		return unknownAccess, err
 	}
-	if indexed {
+	if searched {
 		return byChoice, nil
 	}
 	return byScan, nil
@@ -120,21 +137,45 @@ func postgresAccess(explain func() (indexed bool, err error), run func(statement
 
 // postgresPlan is a node of a plan in JSON.
 type postgresPlan struct {
-	IndexCond string         `json:"Index Cond"`
-	Plans     []postgresPlan `json:"Plans"`
+	IndexName string `json:"Index Name"`
+	IndexCond string `json:"Index Cond"`
+	Plans     []postgresPlan
 }
 
-func (p *postgresPlan) searchesIndex() bool {
-	return p.IndexCond != "" || slices.ContainsFunc(p.Plans, func(p postgresPlan) bool { return p.searchesIndex() })
-}
-
-// searchesIndex tells whether an index is searched by a plan, not only walked from its beginning.
-func searchesIndex(plan []byte) (bool, error) {
+// searched tells whether the plan searches an index by its first column. Otherwise it walks along all of it.
+func (p postgresPlanner) searched() (bool, error) {
+	text, err := p.explain()
+	if err != nil {
+		return false, err
+	}
 	var explained []struct{ Plan postgresPlan }
-	if err := json.Unmarshal(plan, &explained); err != nil || len(explained) == 0 {
+	if err := json.Unmarshal(text, &explained); err != nil {
 		return false, fmt.Errorf("read the plan: %w", err)
 	}
-	return explained[0].Plan.searchesIndex(), nil
+	for _, e := range explained {
+		if searched, err := p.searches(e.Plan); searched || err != nil {
+			return searched, err
+		}
+	}
+	return false, nil
+}
+
+func (p postgresPlanner) searches(node postgresPlan) (bool, error) {
+	if node.IndexCond != "" {
+		column, err := p.leading(node.IndexName)
+		if err != nil {
+			return false, fmt.Errorf("read about the index %s: %w", node.IndexName, err)
+		}
+		if regexp.MustCompile(`(^|[^\w"])` + regexp.QuoteMeta(column) + `($|[^\w"])`).MatchString(node.IndexCond) {
+			return true, nil
+		}
+	}
+	for _, below := range node.Plans {
+		if searched, err := p.searches(below); searched || err != nil {
+			return searched, err
+		}
+	}
+	return false, nil
 }
 
 // createIndex implements inspected.

@@ -45,13 +45,13 @@ const clockAhead = 60_000_000
 // pollAccess implements inspected.
 func (v *sqlView) pollAccess(ctx context.Context, t *table) (access, error) {
 	query, args := v.pageQuery(t, v.below-1_000_000, sqlCursor{Until: v.below}, firstRows)
-	return v.dialect.driver.access(ctx, v.dialect.conn, t.Name, query, args...)
+	return v.dialect.driver.access(ctx, v.dialect.conn, t, query, args...)
 }
 
 // rangeAccess implements inspected.
 func (v *sqlView) rangeAccess(ctx context.Context, t *table) (access, error) {
 	first, last := sampleRange(t)
-	return v.dialect.driver.access(ctx, v.dialect.conn, t.Name, fmt.Sprintf("SELECT 1 FROM %s WHERE %s", v.dialect.nameOf(t), v.rangeOf(t, first, last)))
+	return v.dialect.driver.access(ctx, v.dialect.conn, t, fmt.Sprintf("SELECT 1 FROM %s WHERE %s", v.dialect.nameOf(t), v.rangeOf(t, first, last)))
 }
 
 // createIndex implements inspected.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"weft/sources"
@@ -36,7 +37,7 @@ type sqlDriver struct {
 	// textTimes says that times are texts in the database, and compare as such.
 	textTimes bool
 	// access asks for the plan of a query of one table.
-	access func(ctx context.Context, conn *sql.Conn, table, query string, args ...any) (access, error)
+	access func(ctx context.Context, conn *sql.Conn, t *table, query string, args ...any) (access, error)
 	// enforce is how the database is made to end what takes longer than a limit, and exact what captures it exactly.
 	enforce func(limit time.Duration) string
 	exact   string
@@ -74,7 +75,7 @@ var sqlDrivers = map[string]*sqlDriver{
 			}
 			return t
 		},
-		access: func(ctx context.Context, conn *sql.Conn, _, query string, args ...any) (access, error) {
+		access: func(ctx context.Context, conn *sql.Conn, _ *table, query string, args ...any) (access, error) {
 			return mariadbAccess(ctx, conn, query, args...)
 		},
 		enforce: func(limit time.Duration) string {
@@ -95,8 +96,8 @@ var sqlDrivers = map[string]*sqlDriver{
 			return t
 		},
 		textTimes: true,
-		access: func(ctx context.Context, conn *sql.Conn, table, query string, args ...any) (access, error) {
-			return sqliteAccess(ctx, conn, table, query, args...)
+		access: func(ctx context.Context, conn *sql.Conn, t *table, query string, args ...any) (access, error) {
+			return sqliteAccess(ctx, conn, t.Name, query, args...)
 		},
 		enforce: func(time.Duration) string {
 			return "-- SQLite ends no transaction: the applications that write must, and a time that is taken before BEGIN IMMEDIATE counts from then"
@@ -153,17 +154,25 @@ func openPlainSQLite(dsn string) (*sql.DB, string, error) {
 	return db, "the SQLite database " + dsn, nil
 }
 
-// pgxAccess asks a PostgreSQL server; others that speak its protocol may not tell.
-func pgxAccess(ctx context.Context, conn *sql.Conn, _, query string, args ...any) (access, error) {
-	explain := func() (indexed bool, err error) {
-		var plan []byte
-		if err := conn.QueryRowContext(ctx, "EXPLAIN (FORMAT JSON) "+query, args...).Scan(&plan); err != nil {
-			return false, err
-		}
-		return searchesIndex(plan)
-	}
-	return postgresAccess(explain, func(statement string) error {
-		_, err := conn.ExecContext(ctx, statement)
-		return err
+// pgxAccess asks a PostgreSQL server. Others that speak its protocol may not understand.
+func pgxAccess(ctx context.Context, conn *sql.Conn, t *table, query string, args ...any) (access, error) {
+	found, err := postgresAccess(postgresPlanner{
+		explain: func() (plan []byte, err error) {
+			err = conn.QueryRowContext(ctx, "EXPLAIN (FORMAT JSON) "+query, args...).Scan(&plan)
+			return plan, err
+		},
+		leading: func(index string) (column string, err error) {
+			err = conn.QueryRowContext(ctx, leadingColumn, t.Schema, index).Scan(&column)
+			return column, err
+		},
+		run: func(statement string) error {
+			_, err := conn.ExecContext(ctx, statement)
+			return err
+		},
 	})
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && (refused.Code == pgSyntax || refused.Code == pgUnsupported) {
+		return unknownAccess, nil
+	}
+	return found, err
 }
