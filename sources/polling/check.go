@@ -3,6 +3,7 @@ package polling
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"weft/sources"
@@ -108,12 +109,12 @@ func (k *checker) run(ctx context.Context, v inspected, o sources.CheckOptions) 
 // table tells how a table is captured, and what that costs its server.
 func (k *checker) table(ctx context.Context, v inspected, t *table) error {
 	at := len(k.findings)
-	k.findings = append(k.findings, sources.Finding{Subject: "table " + t.name, Table: &t.Table})
 	how, err := v.reading(ctx, k, t)
 	if err != nil {
 		return err
 	}
-	k.findings[at].Text = fmt.Sprintf("key (%s), %s", strings.Join(keyNames(t), ", "), how)
+	k.findings = slices.Insert(k.findings, at, sources.Finding{Subject: "table " + t.name, Table: &t.Table,
+		Text: fmt.Sprintf("key (%s), %s", strings.Join(keyNames(t), ", "), how)})
 	if k.watermark != "" {
 		poll, err := v.pollAccess(ctx, t)
 		if err != nil {

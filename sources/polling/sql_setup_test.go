@@ -191,7 +191,7 @@ func TestSQLExperiment(t *testing.T) {
 				case below && got.wrong == 0:
 					t.Errorf("a lag of %s below transactions of %s has lost nothing, so this run shows nothing", lag, got.longest)
 				case !below && got.longest > lag:
-					t.Skipf("a transaction took %s, longer than the lag of %s: this machine is too busy for the test", got.longest, lag)
+					t.Errorf("a transaction took %s, longer than the lag of %s, so this run shows nothing", got.longest, lag)
 				case !below && (got.wrong > 0 || got.read > got.written):
 					t.Errorf("%d keys are wrong, and %d rows were read for %d written", got.wrong, got.read, got.written)
 				}
@@ -212,8 +212,8 @@ func TestSQLExperimentOverlap(t *testing.T) {
 	d.opts.Held = newFakeHolder()
 	d.config.Reconcile.Off = true
 	got := d.experiment(d.start()).measure(t)
-	if got.longest <= d.config.Overlap && got.wrong > 0 {
-		t.Errorf("%d keys are wrong", got.wrong)
+	if got.longest > d.config.Overlap || got.wrong > 0 {
+		t.Errorf("%d keys are wrong; the longest transaction took %s", got.wrong, got.longest)
 	}
 	if got.read < 2*got.written {
 		t.Errorf("%d rows were read for %d written, so that nothing was read again", got.read, got.written)
