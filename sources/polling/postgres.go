@@ -217,13 +217,11 @@ func (d *postgresDialect) view(ctx context.Context) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	candidates, err := v.match(ctx)
-	if err == nil {
-		d.captured, err = loadAll(ctx, candidates, d.captured)
-	}
+	tables, err := loadAll(ctx, v.match, d.captured)
 	if err != nil {
 		return nil, errors.Join(d.explain(err), v.close())
 	}
+	d.captured = tables
 	return v, nil
 }
 

@@ -164,13 +164,11 @@ func (d *sqlDialect) view(ctx context.Context) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	candidates, err := v.match(ctx)
-	if err == nil {
-		d.captured, err = loadAll(ctx, candidates, d.captured)
-	}
+	tables, err := loadAll(ctx, v.match, d.captured)
 	if err != nil {
 		return nil, d.explain(err)
 	}
+	d.captured = tables
 	return v, nil
 }
 

@@ -233,12 +233,8 @@ func (v *sqliteView) load(ctx context.Context) error {
 		return fmt.Errorf("read schema_version: %w", err)
 	}
 	if schema != d.schemaVersion {
-		candidates, err := v.match(ctx)
-		if err != nil {
-			return err
-		}
 		// A change of the schema that does not concern a table leaves it the same.
-		tables, err := loadAll(ctx, candidates, d.captured)
+		tables, err := loadAll(ctx, v.match, d.captured)
 		if err != nil {
 			return err
 		}

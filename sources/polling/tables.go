@@ -58,8 +58,12 @@ func sortCandidates(c []candidate) {
 	slices.SortFunc(c, func(a, b candidate) int { return strings.Compare(a.name, b.name) })
 }
 
-// loadAll reads and verifies the captured tables, and keeps those of which nothing has changed.
-func loadAll(ctx context.Context, candidates []candidate, captured []*table) ([]*table, error) {
+// loadAll reads and verifies the tables that match lists, and keeps those captured ones of which nothing has changed.
+func loadAll(ctx context.Context, match func(ctx context.Context) ([]candidate, error), captured []*table) ([]*table, error) {
+	candidates, err := match(ctx)
+	if err != nil {
+		return nil, err
+	}
 	tables := make([]*table, 0, len(candidates))
 	for _, c := range candidates {
 		t, err := c.load(ctx)
