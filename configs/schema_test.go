@@ -168,6 +168,12 @@ func TestExamples(t *testing.T) {
 		if name == "SALES_URL" {
 			return "mariadb://weft:secret@127.0.0.1:3306", true
 		}
+		if name == "MYSQL_URL" {
+			return "mysql://weft:secret@127.0.0.1:3306", true
+		}
+		if name == "SALES_DSN" {
+			return "postgres://weft:secret@127.0.0.1:5432/shop", true
+		}
 		return "secret", strings.HasSuffix(name, "_PASSWORD")
 	}
 	for _, file := range files {

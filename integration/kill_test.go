@@ -39,6 +39,7 @@ func TestKill(t *testing.T) {
 		"postgres":      func(t testing.TB, name string) origin { return newPGOrigin(t, name) },
 		"postgres-poll": func(t testing.TB, name string) origin { return newPolledPostgres(t, name) },
 		"spanner":       func(t testing.TB, name string) origin { return newSpannerOrigin(t, name) },
+		"sql":           func(t testing.TB, name string) origin { return newPolledSQL(t, name) },
 		"sqlite":        func(t testing.TB, _ string) origin { return newSQLiteOrigin(t) },
 	}
 	for _, source := range slices.Sorted(maps.Keys(origins)) {

@@ -164,6 +164,20 @@ func newPolledMariaDB(t testing.TB, name string) *polledOrigin {
 	return o
 }
 
+// newPolledSQL polls the same server by nothing but SQL. With an overlap above what the load's longest transaction takes, each row comes many
+// times; with a lag, few would ever be old enough while the load runs.
+func newPolledSQL(t testing.TB, name string) *polledOrigin {
+	t.Helper()
+	o := newPolledMariaDB(t, name)
+	u, err := url.Parse(server(t, "WEFT_TEST_MARIADB"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.source = fmt.Sprintf(`source: {type: sql, driver: mysql, dsn: "%s@tcp(%s)/", max_transaction: 8s, overlap: 10s, interval: 200ms, reconcile: {every: 1s, guard: 1}}, `+
+		`tables: [%[3]s.orders, %[3]s.pulse], keys: {%[3]s.orders: [id], %[3]s.pulse: [id]}`, u.User, u.Host, name)
+	return o
+}
+
 // settles says that deleted rows are found some time after everything else.
 func (o *polledOrigin) settles() {}
 

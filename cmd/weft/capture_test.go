@@ -148,8 +148,16 @@ func TestCaptureAddExtendRemove(t *testing.T) {
 	// The next daemon takes it up where it was.
 	d = s.start(t)
 	s.arrives(t, "item", "third")
-	if code, out, errs = weft(t, "capture", "remove", "items", "-c", s.config, "--yes"); code != exitDone || !strings.Contains(out, "capture items is removed") {
+	state := filepath.Join(s.dir, "state", "items")
+	if _, err := os.Stat(state); err != nil {
+		t.Errorf("what the log holds is not kept where this test looks: %v", err)
+	}
+	if code, out, errs = weft(t, "capture", "remove", "items", "-c", s.config, "--yes"); code != exitDone ||
+		!strings.Contains(out, "removed "+state) || !strings.Contains(out, "capture items is removed") {
 		t.Fatalf("%d, %s%s", code, out, errs)
+	}
+	if _, err := os.Stat(state); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", state, err)
 	}
 	if _, out, _ = weft(t, "status", "-c", s.config, "--json"); strings.TrimSpace(out) != "null" && strings.TrimSpace(out) != "[]" {
 		t.Errorf("after it is removed, status printed %s", out)

@@ -19,6 +19,7 @@ import (
 	"weft/cmd/weft/internal/fleet"
 	"weft/cmd/weft/internal/status"
 	"weft/configs"
+	"weft/sink/held"
 	"weft/sources"
 )
 
@@ -28,8 +29,8 @@ func captureRemoveCommand(a *app) *cobra.Command {
 		Use:   "remove NAME",
 		Short: "End a registered capture for good, and drop what it made at its source",
 		Long: `End a registered capture for good. The daemon that runs it stops it; then what it made at its source is dropped (for
-PostgreSQL its slot, and its publication if it made that), and its checkpoint and its registration are removed. Its topics
-stay.
+PostgreSQL its slot, and its publication if it made that), and its checkpoint and its registration are removed, and of a
+capture that polls its folder in state.dir, if it is on this machine. Its topics stay.
 
 If the source does not answer, the capture stays registered as one that is being removed: it does not run, and the same
 command finishes the removal. With --keep-source nothing is dropped there.`,
@@ -111,7 +112,20 @@ func (r *removal) question() string {
 			at = "its slot is dropped, and its publication if it made that"
 		}
 	}
-	return fmt.Sprintf("Remove capture %s for good? It stops, %s, and its checkpoint is removed; its topics stay. [y/N] ", r.name, at)
+	what := "its checkpoint is"
+	if dir := r.heldDir(); dir != "" {
+		what = "its checkpoint and its folder " + dir + " are"
+	}
+	return fmt.Sprintf("Remove capture %s for good? It stops, %s, and %s removed; its topics stay. [y/N] ", r.name, at, what)
+}
+
+// heldDir is the folder that a capture which polls has on this machine, "" for none. What is registered may have any name.
+func (r *removal) heldDir() string {
+	dir := heldDir(r.config, r.name)
+	if _, err := os.Stat(dir); err != nil || configs.CheckName(r.name) != nil {
+		return ""
+	}
+	return dir
 }
 
 // terminal tells whether somebody can be asked.
@@ -171,6 +185,12 @@ func (a *app) remove(ctx context.Context, r *removal) error {
 	}
 	if err := place.Forget(ctx, r.name); err != nil {
 		return unfinished(fmt.Errorf("remove its checkpoint: %w", err))
+	}
+	if dir := r.heldDir(); dir != "" {
+		if err := held.Remove(dir); err != nil {
+			return unfinished(err)
+		}
+		fmt.Fprintf(a.stdout, "removed %s, the rows that the log holds\n", dir)
 	}
 	if err := r.store.Update(ctx, r.name, func(*fleet.Entry) (*fleet.Registration, error) { return nil, nil }); err != nil {
 		return unfinished(err)

@@ -175,6 +175,9 @@ func writerOptions(c *configs.Config, cc configs.Capture, log *sink.Log) sink.Op
 	}
 }
 
+// heldDir is where a capture that polls keeps what the log holds.
+func heldDir(c *configs.Config, capture string) string { return filepath.Join(c.State.Dir, capture) }
+
 // capture is the capture as the pipeline runs it.
 func capture(c *configs.Config, cc configs.Capture, log *sink.Log, logger hclog.Logger) *pipeline.Capture {
 	if cc.Source == nil { // it cannot be used, and fails before anything is opened
@@ -183,7 +186,7 @@ func capture(c *configs.Config, cc configs.Capture, log *sink.Log, logger hclog.
 	writer := writerOptions(c, cc, log)
 	logger = logger.Named(cc.Name)
 	if writer.Polls && c.State.Enabled {
-		writer.Held = filepath.Join(c.State.Dir, cc.Name)
+		writer.Held = heldDir(c, cc.Name)
 	}
 	return &pipeline.Capture{
 		Preflight: preflight(c, cc, writer, logger.Warn),

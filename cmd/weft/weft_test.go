@@ -291,7 +291,7 @@ func TestDemo(t *testing.T) {
 
 // Without this a crash of the daemon would deliver rows twice on the embedded log.
 func TestPollersSaySo(t *testing.T) {
-	for kind, polls := range map[string]bool{"sqlite": true, "postgres-poll": true, "mariadb": true, "postgres": false} {
+	for kind, polls := range map[string]bool{"sqlite": true, "postgres-poll": true, "mariadb": true, "mysql": true, "sql": true, "postgres": false} {
 		if _, ok := all.Kinds[kind]().(sources.Poller); ok != polls {
 			t.Errorf("source type %s: polls = %v", kind, ok)
 		}

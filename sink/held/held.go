@@ -74,6 +74,15 @@ func Open(dir string, log hclog.Logger) (*Store, error) {
 	return open(dir, log)
 }
 
+// Remove removes the store in dir. It is refused while somebody has it open.
+func Remove(dir string) error {
+	lock, err := pebble.LockDirectory(dir, vfs.Default)
+	if err != nil {
+		return fmt.Errorf("remove the rows that the log holds, in %s, which another process may use: %w", dir, err)
+	}
+	return errors.Join(os.RemoveAll(dir), lock.Close())
+}
+
 // unreadableError says that a store is not one that this program can read.
 type unreadableError struct{ err error }
 

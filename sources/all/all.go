@@ -13,8 +13,10 @@ import (
 var Kinds = map[string]func() sources.Config{
 	"mongodb":       func() sources.Config { return &mongodb.Config{} },
 	"mariadb":       func() sources.Config { return &polling.MariaDBConfig{} },
+	"mysql":         func() sources.Config { return &polling.MySQLConfig{} },
 	"postgres":      func() sources.Config { return &postgres.Config{} },
 	"postgres-poll": func() sources.Config { return &polling.PostgresConfig{} },
 	"spanner":       func() sources.Config { return &spanner.Config{} },
+	"sql":           func() sources.Config { return &polling.SQLConfig{} },
 	"sqlite":        func() sources.Config { return &polling.SQLiteConfig{} },
 }

@@ -44,6 +44,11 @@ type rewinder interface {
 	rewind() int64
 }
 
+// rereader is optional for a view: one whose polls read rows once more that others read before.
+type rereader interface {
+	rereads() bool
+}
+
 // table is a captured table.
 type table struct {
 	sources.Table

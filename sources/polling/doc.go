@@ -6,7 +6,9 @@
 //	SQLite      integer set by triggers         the counter                      yes                        nothing, or an index range
 //	PostgreSQL  xid8 column set by a trigger    oldest running transaction       yes                        an index range
 //	            the row's xmin                  oldest running transaction       yes                        a scan, if a transaction has ended
-//	MariaDB     TIMESTAMP set by the server     start of the oldest open work    if only the server sets it four queries and an index range
+//	MariaDB,    TIMESTAMP set by the server     start of the oldest open work    if only the server sets it four queries and an index range
+//	MySQL
+//	any SQL     time by the database's clock    that clock less a lag            if it ends what takes longer a query and an index range
 //
 // What it delivers:
 //
@@ -37,6 +39,16 @@
 //
 // A row's time is that of its statement's start, which may be long before its transaction starts and before it commits. How the
 // oldest open work is found is told in mariadb_look.go. A row of a column with fewer digits has its time cut, and so is the horizon.
+//
+// MySQL is asked by the same dialect; mysql.go has what each of the two is asked in words of its own.
+//
+// # Any database
+//
+// Type sql (sql.go) knows of a database only what its database/sql driver tells, and what sql_drivers.go says of the driver. Whatever is
+// given its time at t is visible from t + MaxTransaction on. So rows below now - Lag are read, each once where Lag is above MaxTransaction. Where it is not, a
+// pass begins Overlap before the end of the last one, and Lag + Overlap is above MaxTransaction: at the time p of a pass all that is not visible
+// yet has t > p - MaxTransaction, and the next pass begins below that. The end of a pass is fixed at its beginning, since it may be read in many
+// batches over a long time.
 //
 // # SQLite
 //

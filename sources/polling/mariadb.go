@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 
 // MariaDBConfig is the mariadb source's part of the config file.
 type MariaDBConfig struct {
-	URL       string        `yaml:"url" json:"url" jsonschema:"MariaDB connection: mariadb://USER:PASSWORD@HOST:PORT, with ?tls=true or tls=skip-verify; the user needs SELECT on the tables and PROCESS"`
+	URL       string        `yaml:"url" json:"url" jsonschema:"connection: mariadb://USER:PASSWORD@HOST:PORT, or mysql:// for type: mysql, with ?tls=true or tls=skip-verify; the user needs SELECT on the tables and PROCESS"`
 	Watermark string        `yaml:"watermark,omitempty" json:"watermark,omitempty" jsonschema:"name of the TIMESTAMP column that the server sets on every write (DEFAULT and ON UPDATE CURRENT_TIMESTAMP), in all captured tables; default updated_at"`
 	Interval  time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"pause between two polls that find nothing, such as 1s, which is the default"`
 	Deleted   string        `yaml:"deleted,omitempty" json:"deleted,omitempty" jsonschema:"name of a column that marks a row as deleted: true, a number other than 0, or, in a column of another type, any value; such a row is delivered as a delete"`
@@ -32,14 +33,16 @@ const (
 )
 
 // Connector implements sources.Config.
-func (c *MariaDBConfig) Connector() string { return "mariadb" }
+func (c *MariaDBConfig) Connector() string { return mariaDB.kind }
 
 // Polls implements sources.Poller.
 func (c *MariaDBConfig) Polls() {}
 
 // Validate implements sources.Config.
-func (c *MariaDBConfig) Validate() error {
-	if _, err := c.driverConfig(); err != nil {
+func (c *MariaDBConfig) Validate() error { return c.validate(mariaDB) }
+
+func (c *MariaDBConfig) validate(f *flavour) error {
+	if _, err := c.driverConfig(f); err != nil {
 		return err
 	}
 	switch {
@@ -52,15 +55,14 @@ func (c *MariaDBConfig) Validate() error {
 }
 
 // driverConfig parses the url and pins the session. Its errors never hold a part of the url, which may hold a password.
-func (c *MariaDBConfig) driverConfig() (*mysql.Config, error) {
-	const example = "such as mariadb://USER:PASSWORD@HOST:3306"
+func (c *MariaDBConfig) driverConfig(f *flavour) (*mysql.Config, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil {
 		return nil, errors.New("url: it is no valid URL; special characters in the user and the password must be percent-encoded: " +
 			"@ as %40, / as %2F, % as %25")
 	}
-	if u.Scheme != "mariadb" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
-		return nil, errors.New("url: it must be " + example + ", without a database: tables name theirs")
+	if u.Scheme != f.kind || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
+		return nil, fmt.Errorf("url: it must be such as %s://USER:PASSWORD@HOST:3306, without a database: tables name theirs", f.kind)
 	}
 	port := u.Port()
 	if port == "" {
@@ -86,17 +88,19 @@ func (c *MariaDBConfig) driverConfig() (*mysql.Config, error) {
 	m.Timeout, m.ReadTimeout, m.WriteTimeout = 10*time.Second, 70*time.Second, 10*time.Second
 	m.Logger = &mysql.NopLogger{} // what it would say is in an error too
 	m.Params = map[string]string{
-		"max_statement_time": "60",
-		"sql_mode":           "''",
-		"time_zone":          "'+00:00'",
-		"tx_isolation":       "'REPEATABLE-READ'",
+		"sql_mode":  "''",
+		"time_zone": "'+00:00'",
 	}
 	return m, nil
 }
 
 // Open implements sources.Config.
 func (c *MariaDBConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.Source, error) {
-	d, err := c.dialect(ctx, o.Tables, o.Keys, o.Logger)
+	return c.open(ctx, mariaDB, o)
+}
+
+func (c *MariaDBConfig) open(ctx context.Context, f *flavour, o sources.OpenOptions) (sources.Source, error) {
+	d, err := c.dialect(ctx, f, o.Tables, o.Keys, o.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +124,8 @@ func (c *MariaDBConfig) Open(ctx context.Context, o sources.OpenOptions) (source
 }
 
 // dialect connects for a capture.
-func (c *MariaDBConfig) dialect(ctx context.Context, tables []string, keys map[string][]string, log hclog.Logger) (*mariadbDialect, error) {
-	config, err := c.driverConfig()
+func (c *MariaDBConfig) dialect(ctx context.Context, f *flavour, tables []string, keys map[string][]string, log hclog.Logger) (*mariadbDialect, error) {
+	config, err := c.driverConfig(f)
 	if err != nil {
 		return nil, sources.Fatal("correct url", "%w", err)
 	}
@@ -130,7 +134,7 @@ func (c *MariaDBConfig) dialect(ctx context.Context, tables []string, keys map[s
 		return nil, errors.New("url: the driver refuses it")
 	}
 	d := &mariadbDialect{
-		place: "the MariaDB server at " + config.Addr, user: config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log,
+		flavour: f, place: "the " + f.name + " server at " + config.Addr, user: config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log,
 		db: sql.OpenDB(connector), limits: limits{},
 	}
 	if d.watermark == "" {
@@ -148,6 +152,8 @@ func (c *MariaDBConfig) dialect(ctx context.Context, tables []string, keys map[s
 // mariadbDialect reads one server through one connection. Its watermark is the time of a TIMESTAMP column, in microseconds
 // since 1970; see mariadb_look.go for the horizon.
 type mariadbDialect struct {
+	flavour     *flavour
+	version     string
 	place, user string
 	watermark   string
 	patterns    []string
@@ -166,22 +172,35 @@ type mariadbDialect struct {
 	resumed  bool      // looked.horizon is from a position, and nothing else was looked at
 }
 
-// verifyServer refuses servers whose timestamps tell nothing of the order in which rows become visible here.
+// verifyServer refuses servers whose timestamps tell nothing of the order in which rows become visible here, and pins the session.
 func (d *mariadbDialect) verifyServer(ctx context.Context) error {
-	var version, wsrep string
-	const query = `SELECT VERSION(), COALESCE((SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_VARIABLES WHERE VARIABLE_NAME = 'WSREP_ON'), 'OFF'),
-		COALESCE((SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_VARIABLES WHERE VARIABLE_NAME = 'SERVER_UID'), CONCAT(@@hostname, ':', @@port))`
-	if err := d.conn.QueryRowContext(ctx, "SELECT VERSION()").Scan(&version); err != nil {
+	f := d.flavour
+	if err := d.conn.QueryRowContext(ctx, "SELECT VERSION()").Scan(&d.version); err != nil {
 		return fmt.Errorf("read the version: %w", err)
 	}
-	if !strings.Contains(version, "MariaDB") {
-		return sources.Fatal("poll a MariaDB server", "the server is %s, not MariaDB, and tells its open transactions in another way", version)
+	wanted, other := f.kind == mariaDB.kind, mariaDB
+	if wanted {
+		other = mySQL
 	}
-	if err := d.conn.QueryRowContext(ctx, query).Scan(&version, &wsrep, &d.identity); err != nil {
+	if strings.Contains(d.version, mariaDB.name) != wanted {
+		return sources.Fatal(fmt.Sprintf("set type: %s in the source, and %[1]s:// in its url", other.kind),
+			"the server is %s %s, not %s, and tells its open transactions in another way", other.name, d.version, f.name)
+	}
+	major, _, _ := strings.Cut(d.version, ".")
+	if n, err := strconv.Atoi(major); err != nil || n < f.oldest {
+		return sources.Fatal(fmt.Sprintf("poll %s %d or newer", f.name, f.oldest), "the server is %s %s, which is too old", f.name, d.version)
+	}
+	var wsrep string
+	if err := d.conn.QueryRowContext(ctx, f.variables).Scan(&wsrep, &d.identity); err != nil {
 		return fmt.Errorf("read the server's variables: %w", err)
 	}
 	if wsrep == "ON" {
 		return sources.Fatal("capture a server that does not replicate with Galera", "the server is a node of a Galera cluster, where other nodes' clocks set timestamps")
+	}
+	for _, statement := range []string{f.session, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"} {
+		if _, err := d.conn.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("%s: %w", statement, err)
+		}
 	}
 	return nil
 }
@@ -224,7 +243,7 @@ func (d *mariadbDialect) view(ctx context.Context) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := v.loadTables(ctx)
+	tables, err := loadAll(ctx, v.match, d.captured)
 	if err != nil {
 		return nil, errors.Join(d.explain(err), v.close())
 	}
@@ -286,26 +305,21 @@ func (v *mariadbView) close() error {
 	return nil
 }
 
-// timeOf writes a watermark as the server does in UTC.
-func timeOf(micros int64) string {
-	return time.UnixMicro(micros).UTC().Format("2006-01-02 15:04:05.000000")
-}
-
 // quoteMariaDB makes an identifier of a name.
 func quoteMariaDB(name string) string { return "`" + strings.ReplaceAll(name, "`", "``") + "`" }
 
 // MariaDBStatements returns what prepares a table for polling: the column that the server sets on every write, and its index
 // with the columns key, which tell the table's rows apart.
 func MariaDBStatements(database, table, watermark string, key ...string) []string {
+	return mariaDB.statements(database, table, watermark, key)
+}
+
+func (f *flavour) statements(database, table, watermark string, key []string) []string {
 	w := quoteMariaDB(watermark)
-	columns := []string{w}
-	for _, column := range key {
-		columns = append(columns, quoteMariaDB(column))
-	}
 	name := quoteMariaDB(database) + "." + quoteMariaDB(table)
 	return []string{
-		fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6);", name, w),
-		fmt.Sprintf("ALTER TABLE %s ADD INDEX (%s);", name, strings.Join(columns, ", ")),
+		fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s%s TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6);", name, f.ifNotExists, w),
+		fmt.Sprintf("ALTER TABLE %s ADD INDEX (%s);", name, quoted(quoteMariaDB, append([]string{watermark}, key...))),
 	}
 }
 

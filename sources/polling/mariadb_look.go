@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
-	"strings"
 	"time"
 
 	"weft/sources"
@@ -23,25 +22,23 @@ import (
 // time long before its transaction starts. Neither is one look enough, after a restart: what is open then is bounded by the
 // position.
 type look struct {
+	clockReading
 	horizon int64 // every row with an earlier time is there
-	clock   int64 // the server's
-	// sent and received are ours, of the statement that read clock.
-	sent, received time.Time
-	statements     map[int64]int64  // thread to bound, of running statements
-	transactions   map[uint64]int64 // id to bound, of those that have written
+
+	statements   map[int64]int64  // thread to bound, of running statements
+	transactions map[uint64]int64 // id to bound, of those that have written
 }
 
 const (
-	// clockMargin, in microseconds, is kept below the server's clock: it covers rounding, and a clock that is being slowed down.
-	clockMargin = 10_000
-	// clockSlack is how much less than ours the server's clock may move between two looks before it counts as put back.
-	clockSlack = time.Millisecond
 	// firstLook, in microseconds, is how long before its transaction starts a statement may have begun where there was no look
 	// before, at the very start of a capture.
 	firstLook = 60_000_000
 	// readOnlyIDs begin where transactions have no number of their own, and have written nothing.
 	readOnlyIDs = 1 << 48
 )
+
+// startedUTC is when a transaction started, in our session's time zone; the server tells it in its own.
+const startedUTC = "CONVERT_TZ(TRX_STARTED, 'SYSTEM', '+00:00')"
 
 const oldAnswer = "the server gives an old answer, since something else asks for information_schema.INNODB_TRX more often than every 100 ms"
 
@@ -51,10 +48,10 @@ func (d *mariadbDialect) look(ctx context.Context) (back int64, err error) {
 	if err := pause(ctx, time.Until(d.asked.Add(105*time.Millisecond))); err != nil {
 		return 0, err
 	}
-	now := look{sent: time.Now(), statements: map[int64]int64{}, transactions: map[uint64]int64{}}
+	now := look{clockReading: clockReading{sent: time.Now()}, statements: map[int64]int64{}, transactions: map[uint64]int64{}}
 	// The order matters: the clock, then statements, then transactions. What begins after the clock was read has a later time;
 	// what began before and ended before it was looked for is committed, and the snapshot that is taken next shows it.
-	if err := d.conn.QueryRowContext(ctx, "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS INT)").Scan(&now.clock); err != nil {
+	if err := d.conn.QueryRowContext(ctx, "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)").Scan(&now.clock); err != nil {
 		return 0, fmt.Errorf("read the clock: %w", err)
 	}
 	now.received = time.Now()
@@ -78,15 +75,11 @@ func (d *mariadbDialect) look(ctx context.Context) (back int64, err error) {
 		}
 		return 0, nil
 	}
-	if !before.received.IsZero() {
-		// At least that long must have passed at the server too, but for a clock that is slowed down.
-		passed := now.sent.Sub(before.received)
-		if moved := time.Duration(now.clock-before.clock) * time.Microsecond; moved < passed-passed/1000-clockSlack {
-			back = now.clock - now.received.Sub(before.sent).Microseconds() - clockMargin
-			d.log.Warn("the server's clock was put back; rows since then are read once more", "by", (passed - moved).Round(100*time.Millisecond), "from", timeOf(back))
-			now.horizon = min(now.horizon, back)
-			before.horizon = now.horizon
-		}
+	back, by := now.putBack(before.clockReading)
+	if back > 0 {
+		d.log.Warn("the server's clock was put back; rows since then are read once more", "by", by.Round(100*time.Millisecond), "from", timeOf(back))
+		now.horizon = min(now.horizon, back)
+		before.horizon = now.horizon
 	}
 	// What the last look said stays true.
 	now.horizon = max(now.horizon, before.horizon)
@@ -96,18 +89,18 @@ func (d *mariadbDialect) look(ctx context.Context) (back int64, err error) {
 
 // lookAtStatements bounds running statements, except our own.
 func (d *mariadbDialect) lookAtStatements(ctx context.Context, now *look) error {
-	rows, err := d.conn.QueryContext(ctx, `SELECT ID, COMMAND, CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 - TIME_MS * 1000 AS INT)
+	rows, err := d.conn.QueryContext(ctx, `SELECT ID, `+d.flavour.applies+`, `+d.flavour.started+`
 		FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND COMMAND NOT IN ('Sleep', 'Daemon') AND COMMAND NOT LIKE 'Binlog%'`)
 	if err != nil {
 		return fmt.Errorf("look at running statements: %w", err)
 	}
 	for rows.Next() {
 		var thread, start int64
-		var command string
-		if err := rows.Scan(&thread, &command, &start); err != nil {
+		var applies bool
+		if err := rows.Scan(&thread, &applies, &start); err != nil {
 			return errors.Join(fmt.Errorf("look at running statements: %w", err), rows.Close())
 		}
-		if strings.HasPrefix(command, "Slave") {
+		if applies {
 			return errors.Join(sources.Fatal("let url lead to the primary", "the server is a replica, whose rows have the times of another server's clock"), rows.Close())
 		}
 		bound := start - clockMargin
@@ -150,7 +143,7 @@ func (d *mariadbDialect) readTransactions(ctx context.Context, now *look) (fresh
 	}
 	token := "weft-" + rand.Text()
 	rows, err := d.conn.QueryContext(ctx, `SELECT TRX_ID, TRX_MYSQL_THREAD_ID, COALESCE(TRX_QUERY LIKE '%`+token+`%', 0),
-		COALESCE(UNIX_TIMESTAMP(TRX_STARTED), 0) FROM information_schema.INNODB_TRX`)
+		COALESCE(UNIX_TIMESTAMP(`+startedUTC+`), 0) FROM information_schema.INNODB_TRX`)
 	if err != nil {
 		return false, fmt.Errorf("look at open transactions: %w", err)
 	}

@@ -32,8 +32,7 @@ func (v *mariadbView) read(ctx context.Context, t *table, at tablePosition, b *b
 	}
 	for {
 		asked := d.limits.of(t)
-		query := t.query + where(d.watermark, t, at.Watermark, below, cursor) + " LIMIT " + strconv.Itoa(asked)
-		taken, full, err := v.page(ctx, t, query, b, &cursor)
+		taken, full, err := v.page(ctx, t, v.pageQuery(t, at.Watermark, below, cursor, asked), b, &cursor)
 		if err != nil {
 			return at, false, d.explain(err)
 		}
@@ -52,31 +51,31 @@ func (v *mariadbView) read(ctx context.Context, t *table, at tablePosition, b *b
 	}
 }
 
-// where selects the rows after the cursor, or after the watermark, and before a time, in order. The server does not use an index
-// for a comparison of rows, so that it is spelt out.
+// pageQuery selects a page of rows after the cursor, or after the watermark, and before a time.
+func (v *mariadbView) pageQuery(t *table, after, below int64, cursor *columnCursor, limit int) string {
+	return t.query + where(v.dialect.watermark, t, after, below, cursor) + " LIMIT " + strconv.Itoa(limit)
+}
+
+// where selects the rows after the cursor, or after the watermark, and before a time, in order.
 func where(watermark string, t *table, after, below int64, cursor *columnCursor) string {
-	w := quoteMariaDB(watermark)
-	var text strings.Builder
-	fmt.Fprintf(&text, " WHERE %s < '%s'", w, timeOf(below))
-	order := w
+	columns := []string{quoteMariaDB(watermark)}
 	for _, k := range t.Key {
-		order += ", " + quoteMariaDB(t.Columns[k].Name)
+		columns = append(columns, quoteMariaDB(t.Columns[k].Name))
 	}
+	text := fmt.Sprintf(" WHERE %s < '%s'", columns[0], timeOf(below))
 	switch {
 	case cursor != nil:
-		mark := timeOf(cursor.Mark)
-		fmt.Fprintf(&text, " AND %s >= '%s' AND (%[1]s > '%[2]s'", w, mark)
-		equal := ""
-		for i, k := range t.Key {
-			column, value := quoteMariaDB(t.Columns[k].Name), mariadbLiteral(t.Columns[k].Type, cursor.Key[i])
-			fmt.Fprintf(&text, " OR (%s = '%s'%s AND %s > %s)", w, mark, equal, column, value)
-			equal += fmt.Sprintf(" AND %s = %s", column, value)
-		}
-		text.WriteString(")")
+		mark := "'" + timeOf(cursor.Mark) + "'"
+		text += fmt.Sprintf(" AND %s >= %s AND ", columns[0], mark) + keyset(columns, func(i int) string {
+			if i == 0 {
+				return mark
+			}
+			return mariadbLiteral(t.Columns[t.Key[i-1]].Type, cursor.Key[i-1])
+		})
 	case after > 0:
-		fmt.Fprintf(&text, " AND %s > '%s'", w, timeOf(after))
+		text += fmt.Sprintf(" AND %s > '%s'", columns[0], timeOf(after))
 	}
-	return text.String() + " ORDER BY " + order
+	return text + " ORDER BY " + strings.Join(columns, ", ")
 }
 
 // mariadbLiteral writes a key's value so that it compares as the column's own type.

@@ -43,12 +43,11 @@ func newMariaDB(t *testing.T) *mariaDatabase {
 	m := &mariaDatabase{t: t, url: url, name: fmt.Sprintf("polling_%d_%d", os.Getpid(), mariaDatabases.Add(1))}
 	m.opts = sources.OpenOptions{Capture: "shop", Tables: []string{m.name + ".*"}, BatchBytes: 64 << 10, ReadAheadBytes: 64 << 10,
 		Logger: hclog.NewNullLogger()}
-	config, err := (&MariaDBConfig{URL: url}).driverConfig()
+	config, err := (&MariaDBConfig{URL: url}).driverConfig(mariaDB)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.DBName = ""
-	config.Params["max_statement_time"] = "0"
 	if m.db, err = sql.Open("mysql", config.FormatDSN()); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +162,10 @@ func TestMariaDBExperiment(t *testing.T) {
 	t.Parallel() // it waits for its own long transactions
 	m := newMariaDBBeside(t)
 	m.prepare("items", "id BIGINT PRIMARY KEY, body VARCHAR(100) NOT NULL", "id")
-	src := m.start()
+	mariaExperiment(m, m.start()).run(t)
+}
+
+func mariaExperiment(m *mariaDatabase, src sources.Source) *experiment {
 	naive, judge := m.connect(), m.connect() // used at the same time
 	rowsOf := func(ctx context.Context, reader *sql.Conn, query string, args ...any) (map[string]string, string, error) {
 		rows, err := reader.QueryContext(ctx, query, args...)
@@ -181,7 +183,7 @@ func TestMariaDBExperiment(t *testing.T) {
 		}
 		return found, last, rows.Err()
 	}
-	(&experiment{
+	return &experiment{
 		source: src,
 		dial: func(ctx context.Context) (func(string) error, func(), error) {
 			conn, err := m.db.Conn(ctx)
@@ -213,5 +215,5 @@ func TestMariaDBExperiment(t *testing.T) {
 			rows, _, err := rowsOf(ctx, judge, "SELECT id, body, '' FROM items")
 			return rows, err
 		},
-	}).run(t)
+	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // match returns the captured tables in the order of their names.
-func (v *mariadbView) match(ctx context.Context) ([]relation, error) {
+func (v *mariadbView) match(ctx context.Context) ([]candidate, error) {
 	rows, err := v.dialect.conn.QueryContext(ctx, `SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, COALESCE(ENGINE, ''), COALESCE(CREATE_OPTIONS, '')
 		FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')`)
 	if err != nil {
@@ -41,29 +41,12 @@ func (v *mariadbView) match(ctx context.Context) ([]relation, error) {
 	if err != nil {
 		return nil, err
 	}
-	var matched []relation
+	var matched []candidate
 	for _, i := range indexes {
-		matched = append(matched, all[i])
+		matched = append(matched, candidate{all[i].String(), func(ctx context.Context) (*table, error) { return v.loadTable(ctx, all[i]) }})
 	}
-	slices.SortFunc(matched, func(a, b relation) int { return strings.Compare(a.String(), b.String()) })
+	sortCandidates(matched)
 	return matched, nil
-}
-
-// loadTables reads and verifies the captured tables, ordered by name.
-func (v *mariadbView) loadTables(ctx context.Context) ([]*table, error) {
-	relations, err := v.match(ctx)
-	if err != nil {
-		return nil, err
-	}
-	tables := make([]*table, 0, len(relations))
-	for _, r := range relations {
-		t, _, err := v.loadTable(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		tables = append(tables, keep(v.dialect.captured, t))
-	}
-	return tables, nil
 }
 
 // mariadbColumn is a column as information_schema shows it.
@@ -100,8 +83,8 @@ type mariadbIndex struct {
 }
 
 func (v *mariadbView) loadIndexes(ctx context.Context, r relation) ([]mariadbIndex, error) {
-	rows, err := v.dialect.conn.QueryContext(ctx, `SELECT INDEX_NAME, NON_UNIQUE = 0, COLUMN_NAME FROM information_schema.STATISTICS
-		WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND INDEX_TYPE = 'BTREE' AND SUB_PART IS NULL AND IGNORED = 'NO' ORDER BY INDEX_NAME, SEQ_IN_INDEX`,
+	rows, err := v.dialect.conn.QueryContext(ctx, `SELECT INDEX_NAME, NON_UNIQUE = 0, COALESCE(COLUMN_NAME, '') FROM information_schema.STATISTICS
+		WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND INDEX_TYPE = 'BTREE' AND SUB_PART IS NULL AND `+v.dialect.flavour.usable+` ORDER BY INDEX_NAME, SEQ_IN_INDEX`,
 		r.schema, r.name)
 	if err != nil {
 		return nil, fmt.Errorf("read the indexes of table %s: %w", r, err)
@@ -123,28 +106,28 @@ func (v *mariadbView) loadIndexes(ctx context.Context, r relation) ([]mariadbInd
 }
 
 // loadTable reads a table and verifies that it can be polled.
-func (v *mariadbView) loadTable(ctx context.Context, r relation) (*table, []mariadbColumn, error) {
+func (v *mariadbView) loadTable(ctx context.Context, r relation) (*table, error) {
 	t := &table{name: r.String()}
 	t.Schema, t.Name = r.schema, r.name
 	columns, err := v.loadColumns(ctx, r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	indexes, err := v.loadIndexes(ctx, r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// Another table under this name has another number, and so has one that was truncated or rebuilt.
-	err = v.dialect.conn.QueryRowContext(ctx, `SELECT COALESCE((SELECT TABLE_ID FROM information_schema.INNODB_SYS_TABLES WHERE NAME = CONCAT(?, '/', ?)),
+	err = v.dialect.conn.QueryRowContext(ctx, `SELECT COALESCE((SELECT TABLE_ID FROM information_schema.`+v.dialect.flavour.tables+` WHERE NAME = CONCAT(?, '/', ?)),
 		(SELECT CREATE_TIME FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?), '')`, r.schema, r.name, r.schema, r.name).Scan(&t.identity)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read about table %s: %w", t.name, err)
+		return nil, fmt.Errorf("read about table %s: %w", t.name, err)
 	}
 	scan := newMariaDBScan(len(columns))
 	t.scan = []any{scan}
 	w := quoteMariaDB(v.dialect.watermark)
 	var query strings.Builder
-	fmt.Fprintf(&query, "SELECT CAST(UNIX_TIMESTAMP(%s) * 1000000 AS INT)", w)
+	fmt.Fprintf(&query, "SELECT CAST(UNIX_TIMESTAMP(%s) * 1000000 AS SIGNED)", w)
 	scan.unit = 1
 	for i, c := range columns {
 		typ := mariadbType(c)
@@ -172,15 +155,15 @@ func (v *mariadbView) loadTable(ctx context.Context, r relation) (*table, []mari
 		primary = indexes[i].columns
 	}
 	if err := setKey(t, v.dialect.keys, primary); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return t, columns, v.verifyTable(t, columns, indexes)
+	return t, v.verifyTable(t, columns, indexes)
 }
 
 // verifyTable verifies all that a table needs so that polling it loses nothing.
 func (v *mariadbView) verifyTable(t *table, columns []mariadbColumn, indexes []mariadbIndex) error {
 	w := v.dialect.watermark
-	statements := MariaDBStatements(t.Schema, t.Name, w, keyNames(t)...)
+	statements := v.dialect.flavour.statements(t.Schema, t.Name, w, keyNames(t))
 	i := slices.IndexFunc(columns, func(c mariadbColumn) bool { return c.name == w })
 	if i < 0 {
 		return sources.Fatal(strings.Join(statements, "\n"), "table %s: it has no column %s", t.name, w)
@@ -214,11 +197,7 @@ func (v *mariadbView) verifyTable(t *table, columns []mariadbColumn, indexes []m
 	if !slices.ContainsFunc(indexes, func(i mariadbIndex) bool {
 		return i.unique && !slices.ContainsFunc(i.columns, func(c string) bool { return !slices.Contains(names, c) })
 	}) {
-		var quoted []string
-		for _, name := range names {
-			quoted = append(quoted, quoteMariaDB(name))
-		}
-		return sources.Fatal(fmt.Sprintf("ALTER TABLE %s.%s ADD UNIQUE INDEX (%s);", quoteMariaDB(t.Schema), quoteMariaDB(t.Name), strings.Join(quoted, ", ")),
+		return sources.Fatal(fmt.Sprintf("ALTER TABLE %s.%s ADD UNIQUE INDEX (%s);", quoteMariaDB(t.Schema), quoteMariaDB(t.Name), quoted(quoteMariaDB, names)),
 			"table %s: no unique index says that its key (%s) tells all rows apart", t.name, strings.Join(names, ", "))
 	}
 	return nil
@@ -256,8 +235,10 @@ func mariadbType(c mariadbColumn) sources.Type {
 		t.Kind, t.Precision = sources.TimestampTZ, c.digits
 	case "uuid":
 		t.Kind = sources.UUID
-	case "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob",
-		"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geometrycollection":
+	case "json": // MySQL's; MariaDB's is a LONGTEXT
+		t.Kind = sources.JSON
+	case "vector", "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob",
+		"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geometrycollection", "geomcollection":
 		t.Kind = sources.Bytes
 	}
 	return t

@@ -381,7 +381,7 @@ func TestMariaDBPlan(t *testing.T) {
 	src := m.start().(*source)
 	tab := src.dialect.(*mariadbDialect).captured[0]
 	for name, cursor := range map[string]*columnCursor{"first": nil, "later": {Mark: time.Now().Add(-time.Minute).UnixMicro(), Key: []string{"5"}}} {
-		query := tab.query + where(mariadbWatermark, tab, time.Now().Add(-time.Hour).UnixMicro(), time.Now().UnixMicro(), cursor) + " LIMIT 100"
+		query := (&mariadbView{dialect: src.dialect.(*mariadbDialect)}).pageQuery(tab, time.Now().Add(-time.Hour).UnixMicro(), time.Now().UnixMicro(), cursor, 100)
 		var id, kind, table, access, possible, key, keyLen, ref, rows, extra sql.NullString
 		if err := m.db.QueryRow("EXPLAIN "+query).Scan(&id, &kind, &table, &access, &possible, &key, &keyLen, &ref, &rows, &extra); err != nil {
 			t.Fatal(err)

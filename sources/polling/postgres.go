@@ -147,6 +147,8 @@ const (
 	pgWrongPassword   = "28P01" // invalid_password
 	pgNoDatabase      = "3D000" // invalid_catalog_name
 	pgNoRight         = "42501" // insufficient_privilege
+	pgSyntax          = "42601" // syntax_error
+	pgUnsupported     = "0A000" // feature_not_supported
 )
 
 // explain adds the database's place to an error, and makes it fatal if only somebody else can mend it.
@@ -215,7 +217,7 @@ func (d *postgresDialect) view(ctx context.Context) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := v.loadTables(ctx)
+	tables, err := loadAll(ctx, v.match, d.captured)
 	if err != nil {
 		return nil, errors.Join(d.explain(err), v.close())
 	}

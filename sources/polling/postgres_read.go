@@ -67,29 +67,9 @@ func (v *postgresView) readColumn(ctx context.Context, t *table, at tablePositio
 			cursor = nil // the key is another one now: the rows above the watermark are read again
 		}
 	}
-	w := "r." + quote(v.dialect.watermark)
 	for {
 		limit := v.dialect.limits.of(t)
-		var where strings.Builder
-		fmt.Fprintf(&where, "%s < '%d'::xid8", w, v.xmin)
-		order := w
-		var params [][]byte
-		switch {
-		case cursor != nil:
-			left, right := w, fmt.Sprintf("'%d'::xid8", cursor.Mark)
-			for i, k := range t.Key {
-				left += ", r." + quote(t.Columns[k].Name)
-				right += fmt.Sprintf(", $%d::%s", i+1, t.Columns[k].Type.Name)
-				params = append(params, []byte(cursor.Key[i]))
-			}
-			fmt.Fprintf(&where, " AND (%s) > (%s)", left, right)
-		case at.Watermark > 0:
-			fmt.Fprintf(&where, " AND %s > '%d'::xid8", w, at.Watermark)
-		}
-		for _, k := range t.Key {
-			order += ", r." + quote(t.Columns[k].Name)
-		}
-		query := fmt.Sprintf("%s WHERE %s ORDER BY %s LIMIT %d", t.query, &where, order, limit)
+		query, params := v.columnQuery(t, at.Watermark, cursor)
 		last, taken, full, err := v.page(ctx, t, query, params, b)
 		if err != nil {
 			return at, false, err
@@ -116,6 +96,30 @@ func (v *postgresView) readColumn(ctx context.Context, t *table, at tablePositio
 			return tablePosition{Watermark: at.Watermark, Cursor: place}, true, nil
 		}
 	}
+}
+
+// columnQuery selects a page of the rows after the cursor, or above the watermark, as far as the horizon.
+func (v *postgresView) columnQuery(t *table, after int64, cursor *columnCursor) (query string, params [][]byte) {
+	w := "r." + quote(v.dialect.watermark)
+	var where strings.Builder
+	fmt.Fprintf(&where, "%s < '%d'::xid8", w, v.xmin)
+	order := w
+	switch {
+	case cursor != nil:
+		left, right := w, fmt.Sprintf("'%d'::xid8", cursor.Mark)
+		for i, k := range t.Key {
+			left += ", r." + quote(t.Columns[k].Name)
+			right += fmt.Sprintf(", $%d::%s", i+1, t.Columns[k].Type.Name)
+			params = append(params, []byte(cursor.Key[i]))
+		}
+		fmt.Fprintf(&where, " AND (%s) > (%s)", left, right)
+	case after > 0:
+		fmt.Fprintf(&where, " AND %s > '%d'::xid8", w, after)
+	}
+	for _, k := range t.Key {
+		order += ", r." + quote(t.Columns[k].Name)
+	}
+	return fmt.Sprintf("%s WHERE %s ORDER BY %s LIMIT %d", t.query, &where, order, v.dialect.limits.of(t)), params
 }
 
 // keyOf is a key column's value as text.

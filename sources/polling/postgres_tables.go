@@ -16,14 +16,12 @@ type postgresRelation struct {
 	relation
 	oid      uint32
 	readable bool
-	bytes    int64
 }
 
 // relations lists all that a pattern may name.
 func (v *postgresView) relations(ctx context.Context) ([]postgresRelation, error) {
 	const query = `SELECT n.nspname::text, c.relname::text, c.oid, c.relkind::text,
-			has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT'),
-			c.relpages::int8 * current_setting('block_size')::int8
+			has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT')
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND n.nspname NOT IN ('information_schema', 'pg_catalog', 'pg_toast')
 		ORDER BY 1, 2`
@@ -34,7 +32,7 @@ func (v *postgresView) relations(ctx context.Context) ([]postgresRelation, error
 	relations, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (postgresRelation, error) {
 		var r postgresRelation
 		var kind string
-		err := row.Scan(&r.schema, &r.name, &r.oid, &kind, &r.readable, &r.bytes)
+		err := row.Scan(&r.schema, &r.name, &r.oid, &kind, &r.readable)
 		switch kind {
 		case "p":
 			r.not, r.remedy = "a partitioned table, which itself has no rows", "name its partitions, or a pattern that matches them"
@@ -50,7 +48,7 @@ func (v *postgresView) relations(ctx context.Context) ([]postgresRelation, error
 }
 
 // match returns the captured relations in the order of their names.
-func (v *postgresView) match(ctx context.Context) ([]postgresRelation, error) {
+func (v *postgresView) match(ctx context.Context) ([]candidate, error) {
 	all, err := v.relations(ctx)
 	if err != nil {
 		return nil, err
@@ -63,29 +61,12 @@ func (v *postgresView) match(ctx context.Context) ([]postgresRelation, error) {
 	if err != nil {
 		return nil, err
 	}
-	var matched []postgresRelation
+	var matched []candidate
 	for _, i := range indexes {
-		matched = append(matched, all[i])
+		matched = append(matched, candidate{all[i].String(), func(ctx context.Context) (*table, error) { return v.loadTable(ctx, all[i]) }})
 	}
-	slices.SortFunc(matched, func(a, b postgresRelation) int { return strings.Compare(a.String(), b.String()) })
+	sortCandidates(matched)
 	return matched, nil
-}
-
-// loadTables reads and verifies the captured tables, ordered by name.
-func (v *postgresView) loadTables(ctx context.Context) ([]*table, error) {
-	relations, err := v.match(ctx)
-	if err != nil {
-		return nil, err
-	}
-	tables := make([]*table, 0, len(relations))
-	for _, r := range relations {
-		t, err := v.loadTable(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		tables = append(tables, keep(v.dialect.captured, t))
-	}
-	return tables, nil
 }
 
 // postgresColumn is a column as the catalog shows it.
@@ -250,10 +231,6 @@ func verifyUnique(t *table, columns []postgresColumn, indexes []postgresIndex) e
 	}) {
 		return nil
 	}
-	var quoted []string
-	for _, name := range names {
-		quoted = append(quoted, quote(name))
-	}
-	return sources.Fatal(fmt.Sprintf("CREATE UNIQUE INDEX ON %s.%s (%s);", quote(t.Schema), quote(t.Name), strings.Join(quoted, ", ")),
+	return sources.Fatal(fmt.Sprintf("CREATE UNIQUE INDEX ON %s.%s (%s);", quote(t.Schema), quote(t.Name), quoted(quote, names)),
 		"table %s: no unique index says that its key (%s) tells all rows apart", t.name, strings.Join(names, ", "))
 }

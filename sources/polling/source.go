@@ -199,10 +199,14 @@ func (s *source) poll(ctx context.Context) (sources.Batch, error) {
 		s.pending = s.pending || changed
 	}
 	var b sources.Batch
+	again := false
 	if s.pending || reconcile {
 		v, err := s.dialect.view(ctx)
 		if err != nil {
 			return sources.Batch{}, err
+		}
+		if v, ok := v.(rereader); ok {
+			again = v.rereads()
 		}
 		b, err = s.look(ctx, v, reconcile)
 		if cerr := v.close(); err == nil {
@@ -212,7 +216,7 @@ func (s *source) poll(ctx context.Context) (sources.Batch, error) {
 			return sources.Batch{}, err
 		}
 	}
-	if looks && len(b.Changes) == 0 {
+	if looks && (len(b.Changes) == 0 || again && !s.pending) {
 		// An expensive look, such as a whole table's, is made no more than half of the time.
 		s.pollAt = time.Now().Add(max(s.interval, time.Since(began)))
 	}
@@ -223,8 +227,8 @@ func (s *source) poll(ctx context.Context) (sources.Batch, error) {
 func (s *source) look(ctx context.Context, v view, reconcile bool) (sources.Batch, error) {
 	if v, ok := v.(rewinder); ok && v.rewind() > 0 {
 		for name, at := range s.position.Tables {
-			if at.Watermark >= v.rewind() {
-				s.position.Tables[name] = tablePosition{Watermark: v.rewind() - 1, Identity: at.Identity}
+			if at.Watermark >= v.rewind() || at.Cursor != nil {
+				s.position.Tables[name] = tablePosition{Watermark: min(at.Watermark, v.rewind()-1), Identity: at.Identity}
 			}
 		}
 	}

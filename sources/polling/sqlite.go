@@ -122,11 +122,7 @@ func openSQLite(ctx context.Context, path string) (*sqliteDialect, error) {
 	if !d.file.Mode().IsRegular() {
 		return nil, sources.Fatal("set path to a database file", "%s is no regular file", path)
 	}
-	name := url.URL{Scheme: "file", OmitHost: true, Path: absolute, RawQuery: url.Values{
-		"mode":    {"ro"},
-		"_pragma": {"busy_timeout(" + busyMillis + ")", "query_only(1)"},
-	}.Encode()}
-	if d.db, err = sql.Open("sqlite", name.String()); err != nil {
+	if d.db, err = sql.Open("sqlite", sqliteURI(absolute)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	d.db.SetMaxOpenConns(1)
@@ -135,6 +131,15 @@ func openSQLite(ctx context.Context, path string) (*sqliteDialect, error) {
 		return nil, errors.Join(d.explain(fmt.Errorf("connect: %w", err)), d.db.Close())
 	}
 	return d, nil
+}
+
+// sqliteURI opens a file to be read only.
+func sqliteURI(absolute string) string {
+	name := url.URL{Scheme: "file", OmitHost: true, Path: absolute, RawQuery: url.Values{
+		"mode":    {"ro"},
+		"_pragma": {"busy_timeout(" + busyMillis + ")", "query_only(1)"},
+	}.Encode()}
+	return name.String()
 }
 
 // explain adds the database's path to an error, and makes it fatal if only somebody else can mend it.
@@ -228,15 +233,21 @@ func (v *sqliteView) load(ctx context.Context) error {
 		return fmt.Errorf("read schema_version: %w", err)
 	}
 	if schema != d.schemaVersion {
-		tables, err := v.loadTables(ctx)
+		// A change of the schema that does not concern a table leaves it the same.
+		tables, err := loadAll(ctx, v.match, d.captured)
 		if err != nil {
 			return err
 		}
 		d.captured, d.schemaVersion = tables, schema
 	}
+	return v.readCounter(ctx)
+}
+
+// readCounter reads how far numbers have been drawn, and from which database's counter.
+func (v *sqliteView) readCounter(ctx context.Context) error {
 	const query = `SELECT value, "database" FROM ` + counterTable
 	if err := v.tx.QueryRowContext(ctx, query).Scan(&v.counter, &v.identity); err != nil {
-		return sources.Fatal("put its row back, with a value above every "+d.watermark,
+		return sources.Fatal("put its row back, with a value above every "+v.dialect.watermark,
 			"read the row of the table %s: %w", counterTable, err)
 	}
 	return nil

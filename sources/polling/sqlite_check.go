@@ -2,113 +2,95 @@ package polling
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 
 	"weft/sources"
 )
 
-// Check implements sources.Checker. It looks with the same eyes as Open, which would stop at the first thing that it
-// refuses.
+// Check implements sources.Checker.
 func (c *SQLiteConfig) Check(ctx context.Context, o sources.CheckOptions) []sources.Finding {
 	d, err := c.dialect(ctx, o.Tables, o.Keys)
 	if err != nil {
 		return []sources.Finding{sources.Found("database", err)}
 	}
-	k := &sqliteChecker{dialect: d, place: c.place()}
-	if err := k.run(ctx, o); err != nil {
-		k.refuse("database", d.explain(err))
-	}
-	if err := d.close(); err != nil {
-		k.refuse("database", err)
-	}
-	return k.findings
+	return check(ctx, d, "database", c.place(), d.watermark, c.Reconcile, o)
 }
 
-// sqliteChecker gathers the findings of one capture.
-type sqliteChecker struct {
-	dialect  *sqliteDialect
-	place    string
-	findings []sources.Finding
-}
+// inspect implements checkable.
+func (d *sqliteDialect) inspect(ctx context.Context) (inspected, error) { return d.begin(ctx) }
 
-func (k *sqliteChecker) refuse(subject string, err error) {
-	k.findings = append(k.findings, sources.Found(subject, err))
-}
-
-func (k *sqliteChecker) run(ctx context.Context, o sources.CheckOptions) (err error) {
-	v, err := k.dialect.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if e := v.close(); err == nil {
-			err = e
-		}
-	}()
-	if err := k.journal(ctx, v); err != nil {
-		return err
-	}
-	names, err := v.match(ctx)
-	if err != nil {
-		k.refuse("tables", k.dialect.explain(err))
-		return nil
-	}
-	whole := true
-	for _, name := range names {
-		t, err := v.loadTable(ctx, name)
-		if err != nil {
-			k.refuse("table "+name, k.dialect.explain(err))
-			whole = false
-			continue
-		}
-		var key []string
-		for _, i := range t.Key {
-			key = append(key, t.Columns[i].Name)
-		}
-		k.findings = append(k.findings, sources.Finding{
-			Subject: "table " + name, Table: &t.Table,
-			Text: fmt.Sprintf("key (%s), numbered by triggers in %s", strings.Join(key, ", "), k.dialect.watermark),
-		})
-	}
-	if whole {
-		return k.position(ctx, v, o)
-	}
-	return nil
-}
-
-// journal warns of the one thing by which a reader may make the application's writes fail.
-func (k *sqliteChecker) journal(ctx context.Context, v *sqliteView) error {
+// server implements inspected: it warns of the one thing by which a reader may make the application's writes fail. Where there is
+// no counter, each table tells that.
+func (v *sqliteView) server(ctx context.Context, k *checker) error {
 	var mode string
 	if err := v.tx.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
 		return fmt.Errorf("read journal_mode: %w", err)
 	}
-	f := sources.Finding{Subject: "database", Text: "journal mode wal: polls and writes do not wait for each other"}
-	if mode != "wal" {
-		f.Level, f.Remedy = sources.Warning, "PRAGMA journal_mode = wal;"
-		f.Text = fmt.Sprintf("journal mode %s: a write of the application fails as busy, or waits, while a poll reads, and the other way round", mode)
+	if mode == "wal" {
+		k.add(sources.OK, "database", "journal mode wal: polls and writes do not wait for each other", "")
+	} else {
+		k.add(sources.Warning, "database", fmt.Sprintf("journal mode %s: a write of the application fails as busy, or waits, while a poll reads, and the other way round", mode),
+			"PRAGMA journal_mode = wal;")
 	}
-	k.findings = append(k.findings, f)
+	counter, err := v.hasCounter(ctx)
+	if err != nil || !counter {
+		return err
+	}
+	if err := v.readCounter(ctx); err != nil {
+		return err
+	}
+	k.add(sources.OK, "horizon", v.describe(), "")
 	return nil
 }
 
-// position compares the checkpoint with the database.
-func (k *sqliteChecker) position(ctx context.Context, v *sqliteView, o sources.CheckOptions) error {
-	if err := v.load(ctx); err != nil {
-		return err
-	}
-	k.findings = append(k.findings, sources.Finding{Subject: "horizon", Text: v.describe()})
-	if o.Position == nil {
-		return nil
-	}
-	p, err := parsePosition(o.Position)
-	if err == nil {
-		err = (&source{position: p, place: k.place}).verify(v)
-	}
+// reading implements inspected.
+func (v *sqliteView) reading(context.Context, *checker, *table) (string, error) {
+	return "numbered by triggers in " + v.dialect.watermark, nil
+}
+
+// pollAccess implements inspected.
+func (v *sqliteView) pollAccess(ctx context.Context, t *table) (access, error) {
+	return sqliteAccess(ctx, v.tx, t.name, t.query, v.counter)
+}
+
+// rangeAccess implements inspected.
+func (v *sqliteView) rangeAccess(ctx context.Context, t *table) (access, error) {
+	first, last := sampleRange(t)
+	return sqliteAccess(ctx, v.tx, t.name, fmt.Sprintf("SELECT 1 FROM %s WHERE %s", quote(t.name), sqliteRange(t, first, last)))
+}
+
+// querier is what a plan is asked through: a connection or a transaction.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// sqliteAccess reads SQLite's plan of a query: SEARCH is by an index, SCAN reads all, if in the order of an index.
+func sqliteAccess(ctx context.Context, db querier, table, query string, args ...any) (access, error) {
+	rows, err := db.QueryContext(ctx, "EXPLAIN QUERY PLAN "+query, args...)
 	if err != nil {
-		k.refuse("checkpoint", err)
+		return 0, err
 	}
-	return nil
+	found := byIndex
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			return 0, errors.Join(err, rows.Close())
+		}
+		if strings.HasPrefix(detail+" ", "SCAN "+table+" ") {
+			found = byScan
+		}
+	}
+	return found, errors.Join(rows.Err(), rows.Close())
+}
+
+// createIndex implements inspected.
+func (v *sqliteView) createIndex(t *table, columns ...string) string {
+	name := "weft_index_" + t.Name + "_" + strings.Join(columns, "_")
+	return fmt.Sprintf("CREATE INDEX %s ON %s (%s);", quote(name), quote(t.name), quoted(quote, columns))
 }
 
 var _ sources.Checker = (*SQLiteConfig)(nil)

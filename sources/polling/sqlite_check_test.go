@@ -51,6 +51,13 @@ func TestCheck(t *testing.T) {
 	if text := s.check(nil); strings.Contains(text, "problem") {
 		t.Errorf("still a problem:\n%s", text)
 	}
+	s.execute("ALTER TABLE keyless ADD COLUMN n INTEGER")
+	s.opts.Keys = map[string][]string{"keyless": {"n"}}
+	has(t, s.check(nil), "warning table keyless: no index leads to a range of its keys (n)", `=> CREATE INDEX "weft_index_keyless_n" ON "keyless" ("n");`)
+	s.execute(`CREATE INDEX "weft_index_keyless_n" ON "keyless" ("n");`)
+	if text := s.check(nil); strings.Contains(text, "no index") {
+		t.Errorf("with the index:\n%s", text)
+	}
 	src := s.start()
 	s.execute("INSERT INTO good (id) VALUES (1)")
 	p := next(t, src).Position

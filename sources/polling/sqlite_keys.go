@@ -25,8 +25,7 @@ func joinBytes(parts [][]byte, separator string) []byte { return bytes.Join(part
 func (v *sqliteView) sumKeys(ctx context.Context, t *table, keys [][][]byte, between bool) (keySum, error) {
 	where := sqliteKeys(t, keys)
 	if between {
-		columns := sqliteKeyColumns(t)
-		where = fmt.Sprintf("(%[1]s) >= (%[2]s) AND (%[1]s) <= (%[3]s)", columns, sqliteKey(t, keys[0]), sqliteKey(t, keys[len(keys)-1]))
+		where = sqliteRange(t, keys[0], keys[len(keys)-1])
 	}
 	var s keySum
 	err := v.eachKey(ctx, t, where, s.add)
@@ -73,6 +72,11 @@ func sqliteKeyColumns(t *table) string {
 		columns = append(columns, quote(t.Columns[k].Name))
 	}
 	return strings.Join(columns, ", ")
+}
+
+// sqliteRange selects the rows whose keys are from one to another.
+func sqliteRange(t *table, first, last [][]byte) string {
+	return fmt.Sprintf("(%[1]s) >= (%[2]s) AND (%[1]s) <= (%[3]s)", sqliteKeyColumns(t), sqliteKey(t, first), sqliteKey(t, last))
 }
 
 // sqliteKeys selects the rows with these keys.

@@ -58,38 +58,20 @@ func quote(name string) string {
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 }
 
-// loadTables reads and verifies the captured tables, ordered by name.
-func (v *sqliteView) loadTables(ctx context.Context) ([]*table, error) {
-	d := v.dialect
-	names, err := v.match(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var tables []*table
-	for _, name := range names {
-		t, err := v.loadTable(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		// A change of the schema that does not concern the table leaves it the same.
-		tables = append(tables, keep(d.captured, t))
-	}
-	return tables, nil
-}
-
 func sameTable(a, b *table) bool {
 	return a.name == b.name && a.identity == b.identity && a.query == b.query && slices.Equal(a.Key, b.Key) &&
 		reflect.DeepEqual(a.Columns, b.Columns)
 }
 
-// match returns the names of the tables that the patterns match.
-func (v *sqliteView) match(ctx context.Context) ([]string, error) {
+// match lists the tables that the patterns match.
+func (v *sqliteView) match(ctx context.Context) ([]candidate, error) {
 	d := v.dialect
 	rows, err := v.tx.QueryContext(ctx, `SELECT name, type FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY name`)
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
-	var names, all, views []string
+	var matched []candidate
+	var all, views []string
 	found := make([]bool, len(d.patterns))
 	for rows.Next() {
 		var name, kind string
@@ -111,7 +93,7 @@ func (v *sqliteView) match(ctx context.Context) ([]string, error) {
 			}
 		}
 		if captured {
-			names = append(names, name)
+			matched = append(matched, candidate{name, func(ctx context.Context) (*table, error) { return v.loadTable(ctx, name) }})
 		}
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
@@ -128,7 +110,7 @@ func (v *sqliteView) match(ctx context.Context) ([]string, error) {
 				"tables: no table matches %s", pattern)
 		}
 	}
-	return names, nil
+	return matched, nil
 }
 
 // loadTable reads a table's columns and verifies that it can be polled.
@@ -255,13 +237,7 @@ func (v *sqliteView) missing(ctx context.Context, t *table) (string, error) {
 		return "", sources.Fatal("name a column that is declared INTEGER in watermark", "table %s: the column %s is declared %q",
 			t.name, d.watermark, t.Columns[i].Type.Name)
 	}
-	counter, err := v.exists(ctx, `SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?`, counterTable)
-	if err != nil {
-		return "", err
-	}
-	if counter {
-		counter, err = v.exists(ctx, `SELECT 1 FROM `+counterTable)
-	}
+	counter, err := v.hasCounter(ctx)
 	if err != nil || !counter {
 		return fmt.Sprintf("there is no table %s with one row", counterTable), err
 	}
@@ -278,6 +254,15 @@ func (v *sqliteView) missing(ctx context.Context, t *table) (string, error) {
 		return fmt.Sprintf("the column %s is NULL in some row", d.watermark), err
 	}
 	return "", nil
+}
+
+// hasCounter tells whether there is a counter, with its row.
+func (v *sqliteView) hasCounter(ctx context.Context) (bool, error) {
+	there, err := v.exists(ctx, `SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?`, counterTable)
+	if err != nil || !there {
+		return false, err
+	}
+	return v.exists(ctx, `SELECT 1 FROM `+counterTable)
 }
 
 // missingTrigger says which trigger is not there, as far as their text tells.

@@ -1,6 +1,7 @@
 package polling
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,6 +48,33 @@ func matchRelations(patterns []string, all []relation) ([]int, error) {
 	return slices.Sorted(maps.Keys(matched)), nil
 }
 
+// candidate is a table that the patterns match, and how to read and verify it.
+type candidate struct {
+	name string
+	load func(ctx context.Context) (*table, error)
+}
+
+func sortCandidates(c []candidate) {
+	slices.SortFunc(c, func(a, b candidate) int { return strings.Compare(a.name, b.name) })
+}
+
+// loadAll reads and verifies the tables that match lists, and keeps those captured ones of which nothing has changed.
+func loadAll(ctx context.Context, match func(ctx context.Context) ([]candidate, error), captured []*table) ([]*table, error) {
+	candidates, err := match(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tables := make([]*table, 0, len(candidates))
+	for _, c := range candidates {
+		t, err := c.load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		tables = append(tables, keep(captured, t))
+	}
+	return tables, nil
+}
+
 // setKey takes the configured key or the primary key.
 func setKey(t *table, keys map[string][]string, primary []string) error {
 	columns, configured := keys[t.name]
@@ -75,6 +103,15 @@ func keyNames(t *table) []string {
 		names = append(names, t.Columns[k].Name)
 	}
 	return names
+}
+
+// quoted lists names as identifiers.
+func quoted(quote func(name string) string, names []string) string {
+	list := make([]string, 0, len(names))
+	for _, name := range names {
+		list = append(list, quote(name))
+	}
+	return strings.Join(list, ", ")
 }
 
 // keep returns the table that was captured before if nothing about it has changed, and t otherwise.
