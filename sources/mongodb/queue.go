@@ -5,20 +5,22 @@ import (
 	"sync"
 )
 
-// entry is something that the stream returned. Its memory is its own.
+// entry is something that the stream returned: a run of events, or nothing. Its memory is its own.
 type entry struct {
-	// event is the event's BSON, nil where the server had nothing more ready: a transaction is then over.
-	event []byte
-	// token is where to resume after it.
+	// events are the events' BSON, one behind the other; none where the server had nothing more ready: a transaction is then over.
+	events []byte
+	// token is where to resume after the last of them. After another it is that event's own.
 	token []byte
-	// passed is a cluster time up to which the stream has returned every change, of an entry without an event; 0 where none is known.
+	// behind says that the last of them was old when the server sent it.
+	behind bool
+	// passed is a cluster time up to which the stream has returned every change, of an entry without events; 0 where none is known.
 	passed uint64
 }
 
 // entryOverhead is what an entry takes beside its bytes.
 const entryOverhead = 128
 
-func (e entry) size() int { return len(e.event) + len(e.token) + entryOverhead }
+func (e entry) size() int { return cap(e.events) + len(e.token) + entryOverhead }
 
 // queue hands entries from the goroutine that reads the stream to the one that decodes.
 type queue struct {
@@ -43,7 +45,7 @@ func signal(c chan struct{}) {
 	}
 }
 
-// put waits for room until ctx ends. Of two entries without an event in a row the newer replaces the older.
+// put waits for room until ctx ends. Of two entries without events in a row the newer replaces the older.
 func (q *queue) put(ctx context.Context, e entry) error {
 	for !q.offer(e) {
 		select {
@@ -60,7 +62,7 @@ func (q *queue) offer(e entry) bool {
 	defer q.mu.Unlock()
 	n := len(q.entries)
 	switch {
-	case n > 0 && e.event == nil && q.entries[n-1].event == nil:
+	case n > 0 && e.events == nil && q.entries[n-1].events == nil:
 		q.bytes += e.size() - q.entries[n-1].size()
 		e.passed = max(e.passed, q.entries[n-1].passed)
 		q.entries[n-1] = e
