@@ -60,6 +60,7 @@ type Writer struct {
 
 	seq     []byte            // scratch: epoch.order.
 	encoded []envelope.Record // scratch
+	record  kgo.Record        // scratch: an own one would be an allocation, since interfaces are asked about it
 	slab    []byte            // keys, values, headers of the records under way; never reused, since the client keeps them
 	records []kgo.Record
 	headers []kgo.RecordHeader
@@ -284,8 +285,9 @@ func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *en
 	if e.OldKey != nil {
 		w.headers = append(w.headers, kgo.RecordHeader{Key: "__debezium.oldkey", Value: e.OldKey})
 	}
-	rec := kgo.Record{Topic: r.topic, Key: e.Key, Value: e.Value, Headers: w.headers[n:len(w.headers):len(w.headers)]}
-	if size := recordSize(&rec); size > w.profile.MaxRecordBytes {
+	rec := &w.record
+	*rec = kgo.Record{Topic: r.topic, Key: e.Key, Value: e.Value, Headers: w.headers[n:len(w.headers):len(w.headers)]}
+	if size := recordSize(rec); size > w.profile.MaxRecordBytes {
 		return sources.Fatal(
 			"set log.max_record (and max.message.bytes of a topic that exists) above it, or leave the table out",
 			"the record of table %s with key %s has %d bytes, the log takes %d", name(c), e.Key, size, w.profile.MaxRecordBytes)
@@ -300,21 +302,22 @@ func (w *Writer) produce(ctx context.Context, c *sources.Change, r *route, e *en
 		return nil
 	}
 	if e.Key != nil { // without a key all go to partition 0, where they stay in order
-		rec.Partition = int32(r.partitioner.Partition(&rec, r.partitions))
+		rec.Partition = int32(r.partitioner.Partition(rec, r.partitions))
 	}
 	return w.send(ctx, rec, seq)
 }
 
-func (w *Writer) send(ctx context.Context, rec kgo.Record, seq []byte) error {
-	if skip, err := w.delivery.skip(&rec, seq); skip || err != nil {
+// send produces a copy of rec.
+func (w *Writer) send(ctx context.Context, rec *kgo.Record, seq []byte) error {
+	if skip, err := w.delivery.skip(rec, seq); skip || err != nil {
 		return err
 	}
 	if len(w.records) == cap(w.records) { // a truncate of many partitions
 		w.records = make([]kgo.Record, 0, 512)
 	}
-	w.records = append(w.records, rec)
+	w.records = append(w.records, *rec)
 	w.bytes += len(rec.Key) + len(rec.Value) + len(seq)
-	if w.cl.BufferedProduceBytes()+int64(recordSize(&rec)) < int64(w.o.Log.bufferBytes(w.profile)) { // does not block
+	if w.cl.BufferedProduceBytes()+int64(recordSize(rec)) < int64(w.o.Log.bufferBytes(w.profile)) { // does not block
 		w.cl.Produce(w.ctx, &w.records[len(w.records)-1], w.promise)
 		return nil
 	}
