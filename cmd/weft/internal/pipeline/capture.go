@@ -303,10 +303,11 @@ func (c *Capture) due(b sources.Batch, w *sink.Writer, whole int) bool {
 // process several requests, whatever is in it.
 const gather = 250 * time.Millisecond
 
-// readyAt is the time before which a commit of what is pending would only wait in the log or, of a backlog, hold little.
+// readyAt is the time before which a commit of what is pending would only wait in the log or, of a backlog, hold little. Rows of a
+// snapshot do not wait: the next of them come after the commit.
 func readyAt(w *sink.Writer, behind bool) time.Time {
 	ready := w.Ready()
-	if _, since := w.Pending(); behind && since.Add(gather).After(ready) {
+	if _, since := w.Pending(); behind && w.Rows() == 0 && since.Add(gather).After(ready) {
 		return since.Add(gather)
 	}
 	return ready
