@@ -29,7 +29,8 @@ type queue struct {
 	mu      sync.Mutex
 	entries []entry
 	bytes   int
-	closed  error // why there will be no more entries
+	spare   [][]byte // memory of runs that were taken, at most spareRuns
+	closed  error    // why there will be no more entries
 
 	ready, space chan struct{}
 }
@@ -89,6 +90,30 @@ func (q *queue) take() (entry, bool, error) {
 	q.bytes -= e.size()
 	signal(q.space)
 	return e, true, nil
+}
+
+// spareRuns is how many runs are kept for their memory: as many as are under way while the decoder keeps up.
+const spareRuns = 4
+
+// memory is for a run of n bytes.
+func (q *queue) memory(n int) []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if last := len(q.spare) - 1; n == runBytes && last >= 0 {
+		run := q.spare[last]
+		q.spare = q.spare[:last]
+		return run
+	}
+	return make([]byte, 0, n)
+}
+
+// recycle gives the memory of a run back that nothing refers to any more.
+func (q *queue) recycle(run []byte) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if cap(run) >= runBytes && cap(run) <= 2*runBytes && len(q.spare) < spareRuns {
+		q.spare = append(q.spare, run[:0])
+	}
 }
 
 func (q *queue) held() int64 {

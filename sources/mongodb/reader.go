@@ -19,8 +19,8 @@ const (
 	closeTime = 5 * time.Second
 	// The number of events asked for at first, when their size is not known, and at most.
 	firstReply, largestReply = 16, 10_000
-	// largestRun is how many bytes of events are handed over at a time.
-	largestRun = 64 << 10
+	// runBytes is about how many bytes of events are handed over at a time.
+	runBytes = 64 << 10
 	// behindAfter is how many seconds after its change an event is sent when the stream is behind. Cluster times are whole seconds, so
 	// that it is more than one.
 	behindAfter = 2
@@ -46,7 +46,7 @@ type reader struct {
 // start reads the stream, which was opened in the session, from a goroutine of its own.
 func (r *reader) start(stream *mongo.ChangeStream) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r.target, r.run = min(max(r.queue.bound/4, 1), 4<<20), min(r.queue.bound/8, largestRun)
+	r.target, r.run = min(max(r.queue.bound/4, 1), 4<<20), min(r.queue.bound/8, runBytes)
 	r.cancel, r.done = cancel, make(chan struct{})
 	go func() {
 		defer close(r.done)
@@ -123,11 +123,11 @@ func (r *reader) read(ctx context.Context, stream *mongo.ChangeStream) (bson.Raw
 		size += len(stream.Current)
 		left := stream.RemainingBatchLength()
 		if run == nil {
-			run = make([]byte, 0, max(len(stream.Current), min(r.run, len(stream.Current)*(left+1))))
+			run = r.queue.memory(max(len(stream.Current), min(r.run, len(stream.Current)*(left+1))))
 		}
 		run = append(run, stream.Current...) // which the driver may use again
 		invalid := isInvalidate(stream.Current)
-		if invalid || left == 0 || len(run) >= r.run {
+		if invalid || left == 0 || len(run)+len(stream.Current) > r.run { // the next one may not fit
 			token = bytes.Clone(stream.ResumeToken())
 			last, err := parseEvent(stream.Current) // an error of it is Next's to report
 			if invalid {

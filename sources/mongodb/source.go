@@ -42,7 +42,8 @@ type source struct {
 	failed   error             // what the next call of Next returns
 	gap      *sources.GapError // it is a gap at the end of the batch, after which the capture can go on
 
-	run     entry  // taken from the queue; its events are those that are not yet cut off
+	run     entry  // taken from the queue
+	rest    []byte // those of its events that are not yet cut off
 	ahead   *event // the next event, cut off and not yet in a batch; nil while it is not known
 	joining event  // ahead's memory: the fragments that are there so far
 
@@ -153,7 +154,7 @@ func (s *source) fill() (more bool, err error) {
 		}
 		size += len(s.buf) - from
 		s.token, s.behind, s.settled, s.moved = e.token, s.run.behind, false, true
-		if len(s.run.events) == 0 {
+		if len(s.rest) == 0 {
 			s.token = s.run.token
 		}
 		s.ahead, s.joining = nil, event{}
@@ -166,12 +167,16 @@ func (s *source) fill() (more bool, err error) {
 // peek sees to it that ahead is the next event, whole. ok is false when there is none yet.
 func (s *source) peek() (ok bool, err error) {
 	for s.ahead == nil {
-		if len(s.run.events) == 0 {
+		if len(s.rest) == 0 {
+			if s.run.events != nil && s.joining.of == 0 { // else a fragment refers to it
+				s.queue.recycle(s.run.events)
+			}
+			s.run.events = nil
 			e, ok, err := s.queue.take()
 			if err != nil || !ok {
 				return false, err
 			}
-			if s.run = e; e.events == nil {
+			if s.run, s.rest = e, e.events; e.events == nil {
 				s.settled, s.behind = true, false
 				if s.partial || e.passed > s.passed || !bytes.Equal(e.token, s.token) {
 					s.token, s.passed, s.moved = e.token, max(s.passed, e.passed), true
@@ -203,16 +208,16 @@ func (s *source) peek() (ok bool, err error) {
 
 // cut takes the next event's BSON off the run.
 func (s *source) cut() ([]byte, error) {
-	rest := s.run.events
-	if len(rest) < 4 {
+	if len(s.rest) < 4 {
 		return nil, errEvent
 	}
-	n := int64(binary.LittleEndian.Uint32(rest))
-	if n < 5 || n > int64(len(rest)) {
+	n := int64(binary.LittleEndian.Uint32(s.rest))
+	if n < 5 || n > int64(len(s.rest)) {
 		return nil, errEvent
 	}
-	s.run.events = rest[n:]
-	return rest[:n:n], nil
+	next := s.rest[:n:n]
+	s.rest = s.rest[n:]
+	return next, nil
 }
 
 // batch is what was gathered, with the position behind it.
