@@ -14,7 +14,7 @@ FUZZTIME ?= 20000x
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint fuzz go-test bench bench-short bench-snapshot bench-mongodb bench-archive profile chaos large install clean FORCE
+.PHONY: help build test lint fuzz go-test bench bench-short bench-snapshot bench-mongodb bench-archive profile profile-mongodb chaos large install clean FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -70,6 +70,13 @@ profile: $(TOOLS)/services $(TOOLS)/bench ## CPU and allocation profiles of a dr
 	integration/install-tools.sh
 	mkdir -p $(WEFT_CACHE)/profile
 	$(TOOLS)/services run -- $(TOOLS)/bench -rounds 1 -latency 0 -profile $(WEFT_CACHE)/profile
+	go tool pprof -top -nodecount 40 $(WEFT_CACHE)/profile/cpu.pprof
+	go tool pprof -top -nodecount 20 -sample_index=alloc_space $(WEFT_CACHE)/profile/heap.pprof
+
+profile-mongodb: $(TOOLS)/services $(TOOLS)/bench ## the same of a MongoDB collection's drain
+	integration/install-tools.sh
+	mkdir -p $(WEFT_CACHE)/profile
+	$(TOOLS)/services run -- $(TOOLS)/bench -mongodb -rounds 1 -profile $(WEFT_CACHE)/profile
 	go tool pprof -top -nodecount 40 $(WEFT_CACHE)/profile/cpu.pprof
 	go tool pprof -top -nodecount 20 -sample_index=alloc_space $(WEFT_CACHE)/profile/heap.pprof
 

@@ -13,7 +13,8 @@ import (
 // memory for each batch that is being compressed, of 1 MiB at the most by default.
 type lz4Compressor struct{ writers sync.Pool }
 
-var lz4Blocks = lz4.BlockSizeOption(lz4.Block256Kb)
+// lz4Options leave the checksum of the content out, as Kafka's own clients do: nobody looks at it, and a batch has one of its own.
+var lz4Options = []lz4.Option{lz4.BlockSizeOption(lz4.Block256Kb), lz4.ChecksumOption(false)}
 
 func (c *lz4Compressor) Compress(dst *bytes.Buffer, src []byte, _ ...kgo.CompressFlag) ([]byte, kgo.CompressionCodecType) {
 	w, ok := c.writers.Get().(*lz4.Writer)
@@ -22,7 +23,7 @@ func (c *lz4Compressor) Compress(dst *bytes.Buffer, src []byte, _ ...kgo.Compres
 	}
 	defer c.writers.Put(w)
 	w.Reset(dst) // keeps the options
-	err := w.Apply(lz4Blocks)
+	err := w.Apply(lz4Options...)
 	if err == nil {
 		_, err = w.Write(src)
 	}

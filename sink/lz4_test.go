@@ -21,6 +21,9 @@ func TestLZ4(t *testing.T) {
 		if codec != kgo.CodecLz4 {
 			t.Fatalf("%d bytes: codec %d", size, codec)
 		}
+		if flags := out[4]; flags&4 != 0 {
+			t.Errorf("%d bytes: a checksum of the content", size)
+		}
 		back, err := reader.Decompress(out, codec)
 		if err != nil || !bytes.Equal(back, src) {
 			t.Errorf("%d bytes come back as %d, %v", size, len(back), err)

@@ -103,6 +103,9 @@ type Batch struct {
 	Partial bool
 	// More says that another batch is ready, so that committing now would gain nothing.
 	More bool
+	// Behind says that the datastore had committed the last change a second or more before it sent it, by its own clock: more is to be
+	// expected, also where none is ready at the moment. A datastore that tells no time leaves it out.
+	Behind bool
 	// Urgent says that the datastore waits for Durable, as a PostgreSQL server does that shuts down: commit at once.
 	Urgent bool
 }

@@ -388,12 +388,13 @@ func TestBoardForgetsTheOneThatLeft(t *testing.T) {
 	b.set(pipeline.Status{Capture: "a", State: pipeline.Stopped})
 	b.add(is, configs.Capture{Name: "a"})
 	b.drop(was)
-	if len(b.figures()) != 0 || len(b.running()) != 0 {
-		t.Error("the one that left is still shown")
+	if all, known := b.figures(); len(all) != 1 || all[0].State != pipeline.Starting || known || len(b.running()) != 0 {
+		t.Errorf("shown are %+v, known %t: the one that left is not to be, and the next has yet to start", all, known)
 	}
-	b.set(pipeline.Status{Capture: "a", State: pipeline.Starting})
-	if all := b.figures(); len(all) != 1 || len(b.reports()) != 1 || len(b.running()) != 1 {
-		t.Errorf("shown are %+v", all)
+	b.set(pipeline.Status{Capture: "a", State: pipeline.Running})
+	b.complete()
+	if all, known := b.figures(); len(all) != 1 || all[0].State != pipeline.Running || !known || len(b.reports()) != 1 || len(b.running()) != 1 {
+		t.Errorf("shown are %+v, known %t", all, known)
 	}
 	b.drop(is)
 	if len(b.captures) != 0 || len(b.configs) != 0 {

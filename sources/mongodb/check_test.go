@@ -70,6 +70,28 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// A user who lacks a right is told so, and how to grant it, whatever the command that needs it.
+func TestRights(t *testing.T) {
+	for _, command := range []string{"listDatabases", "listCollections", "aggregate"} {
+		f := newFake(t)
+		f.forbidden = command
+		o := f.options()
+		o.Tables = []string{"s*.orders"}
+		_, err := f.config().Open(t.Context(), o)
+		var fatal *sources.FatalError
+		if !errors.As(err, &fatal) || !strings.Contains(fatal.Remedy, "grantRolesToUser") {
+			t.Errorf("%s: open: %v", command, err)
+		}
+		said := false
+		for _, finding := range f.config().Check(t.Context(), sources.CheckOptions{Tables: o.Tables}) {
+			said = said || finding.Blocks && strings.Contains(finding.Remedy, "grantRolesToUser")
+		}
+		if !said {
+			t.Errorf("%s: check does not say it", command)
+		}
+	}
+}
+
 func TestOtherDeployment(t *testing.T) {
 	f := newFake(t)
 	o := f.options()
@@ -86,7 +108,7 @@ func TestCheck(t *testing.T) {
 	f := newFake(t)
 	images := bson.E{Key: "options", Value: bson.D{{Key: "changeStreamPreAndPostImages", Value: bson.D{{Key: "enabled", Value: true}}}}}
 	f.collections = append(f.collections, bson.D{{Key: "name", Value: "lines"}, {Key: "type", Value: "collection"}, images},
-		bson.D{{Key: "name", Value: "totals"}, {Key: "type", Value: "view"}}, bson.D{{Key: "name", Value: "system.views"}, {Key: "type", Value: "collection"}})
+		bson.D{{Key: "name", Value: "metrics"}, {Key: "type", Value: "timeseries"}}, bson.D{{Key: "name", Value: "totals"}, {Key: "type", Value: "view"}}, bson.D{{Key: "name", Value: "system.views"}, {Key: "type", Value: "collection"}})
 	found := f.config().Check(t.Context(), sources.CheckOptions{Tables: []string{"s*.*"}})
 	got := []string{}
 	for _, finding := range found {
@@ -99,6 +121,7 @@ func TestCheck(t *testing.T) {
 	same(t, got, []string{
 		"ok server: MongoDB 7.0.5",
 		"ok table shop.lines: captured",
+		"warning table shop.metrics: it is a timeseries",
 		"warning table shop.orders: captured; documents after updates are looked up",
 		"warning table shop.totals: it is a view",
 		"ok change stream: can be opened on deployment",
@@ -107,6 +130,9 @@ func TestCheck(t *testing.T) {
 	if s := f.opened()[0]; s.database != "admin" || !s.options.All {
 		t.Errorf("the stream was opened with %+v", s)
 	}
+	o := f.options()
+	o.Tables = []string{"s*.*"}
+	f.open(f.config(), o)
 }
 
 // What a snapshot needs and what it cannot do there.

@@ -31,6 +31,7 @@ type fake struct {
 	version     []int32
 	collections []bson.D
 	refuse      *refusal // what the next aggregate is answered with
+	forbidden   string   // a command that the user has no right to
 	streams     []stage  // what aggregates asked for
 	steps       []step   // what getMores are answered with, one each
 	idle        string   // the postBatchResumeToken of those that find no step
@@ -184,7 +185,11 @@ func (f *fake) answer(command bson.Raw) (bson.D, error) {
 		}
 		return append(bson.D{{Key: "cursor", Value: c}}, ok...)
 	}
-	switch name := elements[0].Key(); name {
+	name := elements[0].Key()
+	if name == f.forbidden {
+		return (&refusal{code: codeUnauthorized}).reply(), nil
+	}
+	switch name {
 	case "hello", "isMaster", "ismaster":
 		return append(append(bson.D{
 			{Key: "isWritablePrimary", Value: true}, {Key: "ismaster", Value: true}, {Key: "maxWireVersion", Value: 21}, {Key: "minWireVersion", Value: 0},

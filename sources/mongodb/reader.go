@@ -19,6 +19,11 @@ const (
 	closeTime = 5 * time.Second
 	// The number of events asked for at first, when their size is not known, and at most.
 	firstReply, largestReply = 16, 10_000
+	// runBytes is about how many bytes of events are handed over at a time.
+	runBytes = 64 << 10
+	// behindAfter is how many seconds after its change an event is sent when the stream is behind. Cluster times are whole seconds, so
+	// that it is more than one.
+	behindAfter = 2
 )
 
 // reader owns a change stream: one goroutine reads it into a queue.
@@ -31,8 +36,8 @@ type reader struct {
 	sharded bool
 	// watch opens the stream after a token.
 	watch func(ctx context.Context, after bson.Raw) (*mongo.ChangeStream, error)
-	// target is how many bytes of events a reply should have.
-	target int
+	// target is how many bytes of events a reply should have, and run how many an entry of the queue.
+	target, run int
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -41,10 +46,11 @@ type reader struct {
 // start reads the stream, which was opened in the session, from a goroutine of its own.
 func (r *reader) start(stream *mongo.ChangeStream) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r.target, r.cancel, r.done = min(max(r.queue.bound/4, 1), 4<<20), cancel, make(chan struct{})
+	r.target, r.run = min(max(r.queue.bound/4, 1), 4<<20), min(r.queue.bound/8, runBytes)
+	r.cancel, r.done = cancel, make(chan struct{})
 	go func() {
 		defer close(r.done)
-		r.queue.close(r.run(mongo.NewSessionContext(ctx, r.session), stream))
+		r.queue.close(r.readAll(mongo.NewSessionContext(ctx, r.session), stream))
 		r.session.EndSession(context.WithoutCancel(ctx))
 	}()
 }
@@ -55,8 +61,8 @@ func (r *reader) stop() {
 	<-r.done
 }
 
-// run reads until something goes wrong. It closes the stream.
-func (r *reader) run(ctx context.Context, stream *mongo.ChangeStream) error {
+// readAll reads until something goes wrong. It closes the stream.
+func (r *reader) readAll(ctx context.Context, stream *mongo.ChangeStream) error {
 	for {
 		after, err := r.read(ctx, stream)
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
@@ -81,6 +87,7 @@ func (r *reader) run(ctx context.Context, stream *mongo.ChangeStream) error {
 // are long for that.
 func (r *reader) read(ctx context.Context, stream *mongo.ChangeStream) (bson.Raw, error) {
 	events, size := 0, 0 // of the reply that is being read
+	var run []byte       // what of it is to be handed over next
 	settled := true      // the server had nothing more ready after the last entry
 	token := bytes.Clone(stream.ResumeToken())
 	passed := uint64(0)
@@ -111,27 +118,34 @@ func (r *reader) read(ctx context.Context, stream *mongo.ChangeStream) (bson.Raw
 			}
 			continue
 		}
+		settled = false
 		events++
 		size += len(stream.Current)
-		last := stream.RemainingBatchLength() == 0
-		token = bytes.Clone(stream.ResumeToken())
-		settled = false
-		e := entry{event: bytes.Clone(stream.Current), token: token}
-		invalid := isInvalidate(e.event)
-		if invalid { // its own token is what the stream can be opened after
-			ev, err := parseEvent(e.event)
-			if err != nil {
+		left := stream.RemainingBatchLength()
+		if run == nil {
+			run = r.queue.memory(max(len(stream.Current), min(r.run, len(stream.Current)*(left+1))))
+		}
+		run = append(run, stream.Current...) // which the driver may use again
+		invalid := isInvalidate(stream.Current)
+		if invalid || left == 0 || len(run)+len(stream.Current) > r.run { // the next one may not fit
+			token = bytes.Clone(stream.ResumeToken())
+			last, err := parseEvent(stream.Current) // an error of it is Next's to report
+			if invalid {
+				if err != nil {
+					return nil, err
+				}
+				token = bytes.Clone(last.token) // what the stream can be opened after
+			}
+			behind := r.operationTime()>>32 >= last.clusterTime>>32+behindAfter
+			if err := r.queue.put(ctx, entry{events: run, token: token, behind: behind}); err != nil {
 				return nil, err
 			}
-			e.token = ev.token
-		}
-		if err := r.queue.put(ctx, e); err != nil {
-			return nil, err
+			run = nil
 		}
 		if invalid {
-			return e.token, nil
+			return token, nil
 		}
-		if last {
+		if left == 0 {
 			before, told = told, r.operationTime()
 			stream.SetBatchSize(int32(min(max(r.target*events/size, 1), largestReply)))
 			events, size = 0, 0

@@ -60,11 +60,8 @@ func (c Config) OpenReader(ctx context.Context, o sources.OpenOptions) (sources.
 // rowReader implements sources.Reader.
 type rowReader struct {
 	d         *deployment
-	snapshots bool // the server reads as of a cluster time
-
-	// AppendOrder's last position: it is asked for row after row of one.
-	place     position
-	placeText sources.Position
+	snapshots bool                           // the server reads as of a cluster time
+	place     sources.LastPosition[position] // AppendOrder's
 
 	mu     sync.Mutex
 	newest uint64 // stamp of what every read that begins now must see
@@ -180,14 +177,10 @@ func (r *rowReader) Split(ctx context.Context, name string, n int) ([]sources.Cu
 // AppendOrder: where the stream is known to be past the time of the last change, a row has that later time; otherwise it is put behind
 // the last change, since more of the same time may follow.
 func (r *rowReader) AppendOrder(dst []byte, text sources.Position, i int) ([]byte, error) {
-	if r.placeText == nil || !bytes.Equal(text, r.placeText) {
-		p, err := decodePosition(text)
-		if err != nil {
-			return nil, err
-		}
-		r.place, r.placeText = p, slices.Clone(text)
+	p, err := r.place.Decode(text, decodePosition)
+	if err != nil {
+		return nil, err
 	}
-	p := &r.place
 	switch row := int64(i) + 1; {
 	case i < 0 || row > math.MaxUint32:
 		return nil, fmt.Errorf("row %d after one position has no order: there are %d", i, int64(math.MaxUint32))

@@ -3,6 +3,7 @@ package mongodb
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -35,14 +36,16 @@ type source struct {
 	token    []byte
 	passed   uint64 // as position.Passed, behind token
 	moved    bool   // token or passed is newer than the position that was returned last
+	behind   bool   // the last change was old when the server sent it
 	settled  bool   // the server had nothing more ready after token
 	returned time.Time
 	failed   error             // what the next call of Next returns
 	gap      *sources.GapError // it is a gap at the end of the batch, after which the capture can go on
 
-	ahead   *event // taken from the queue, not yet in a batch
-	after   entry  // where ahead comes from: its last fragment
-	joining event  // fragments of an event that are there so far
+	run     entry  // taken from the queue
+	rest    []byte // those of its events that are not yet cut off
+	ahead   *event // the next event, cut off and not yet in a batch; nil while it is not known
+	joining event  // ahead's memory: the fragments that are there so far
 
 	known map[namespaceName]*captured
 	last  *captured
@@ -150,39 +153,43 @@ func (s *source) fill() (more bool, err error) {
 			return false, err
 		}
 		size += len(s.buf) - from
-		s.ahead = nil
-		s.advance(s.after)
+		s.token, s.behind, s.settled, s.moved = e.token, s.run.behind, false, true
+		if len(s.rest) == 0 {
+			s.token = s.run.token
+		}
+		s.ahead, s.joining = nil, event{}
 		if s.failed != nil {
 			return false, s.failed
 		}
 	}
 }
 
-// advance moves the position behind an entry.
-func (s *source) advance(e entry) {
-	s.token, s.settled, s.moved = e.token, e.event == nil, true
-	s.passed = max(s.passed, e.passed)
-}
-
 // peek sees to it that ahead is the next event, whole. ok is false when there is none yet.
 func (s *source) peek() (ok bool, err error) {
 	for s.ahead == nil {
-		e, ok, err := s.queue.take()
-		if err != nil || !ok {
+		if len(s.rest) == 0 {
+			if s.run.events != nil && s.joining.of == 0 { // else a fragment refers to it
+				s.queue.recycle(s.run.events)
+			}
+			s.run.events = nil
+			e, ok, err := s.queue.take()
+			if err != nil || !ok {
+				return false, err
+			}
+			if s.run, s.rest = e, e.events; e.events == nil {
+				s.settled, s.behind = true, false
+				if s.partial || e.passed > s.passed || !bytes.Equal(e.token, s.token) {
+					s.token, s.passed, s.moved = e.token, max(s.passed, e.passed), true
+				}
+				continue
+			}
+		}
+		next, err := s.cut()
+		if err != nil {
 			return false, err
 		}
-		if e.event == nil {
-			s.settled = true
-			if s.partial || e.passed > s.passed || !bytes.Equal(e.token, s.token) {
-				s.advance(e)
-			}
-			continue
-		}
-		if s.joining.of == 0 {
-			s.joining = event{}
-		}
 		expected := s.joining.fragment + 1
-		if err := s.joining.add(e.event); err != nil {
+		if err := s.joining.add(next); err != nil {
 			return false, err
 		}
 		if s.joining.fragment > 0 && s.joining.fragment != expected {
@@ -191,14 +198,26 @@ func (s *source) peek() (ok bool, err error) {
 		if s.joining.fragment < s.joining.of {
 			continue
 		}
-		whole := s.joining
-		s.joining = event{}
-		if whole.clusterTime == 0 || len(whole.op) == 0 {
+		if s.joining.clusterTime == 0 || len(s.joining.op) == 0 {
 			return false, errEvent
 		}
-		s.ahead, s.after = &whole, e
+		s.ahead = &s.joining
 	}
 	return true, nil
+}
+
+// cut takes the next event's BSON off the run.
+func (s *source) cut() ([]byte, error) {
+	if len(s.rest) < 4 {
+		return nil, errEvent
+	}
+	n := int64(binary.LittleEndian.Uint32(s.rest))
+	if n < 5 || n > int64(len(s.rest)) {
+		return nil, errEvent
+	}
+	next := s.rest[:n:n]
+	s.rest = s.rest[n:]
+	return next, nil
 }
 
 // batch is what was gathered, with the position behind it.
@@ -212,7 +231,7 @@ func (s *source) batch(more bool) (sources.Batch, error) {
 		s.position.Passed = timestampOf(s.passedAll())
 		s.moved, s.returned = false, time.Now()
 	}
-	b := sources.Batch{Changes: s.changes, More: more}
+	b := sources.Batch{Changes: s.changes, More: more, Behind: s.behind}
 	switch {
 	case s.tx == nil:
 		s.position.TX = nil

@@ -224,6 +224,31 @@ func TestIdle(t *testing.T) {
 	}
 }
 
+// By the server's clock a change is of a backlog or new; an answer without changes ends the backlog.
+func TestBehind(t *testing.T) {
+	f := newFake(t)
+	c := f.config()
+	c.idle = time.Millisecond
+	src := f.open(c, f.options())
+	for _, step := range []struct {
+		step
+		behind bool
+	}{
+		{step{now: at(102, 1), events: []bson.D{insert("8201", 100, 8, int64(1)), insert("8202", 100, 9, int64(2))}}, true},
+		{step{now: at(104, 1), events: []bson.D{insert("8203", 103, 1, int64(3))}}, false},
+		{step{now: at(106, 1), events: []bson.D{insert("8204", 104, 1, int64(4))}}, true},
+	} {
+		f.play(step.step)
+		if _, b := f.take(src, len(step.events)); b.Behind != step.behind {
+			t.Errorf("behind %t, of %+v", b.Behind, step.step)
+		}
+	}
+	f.play(step{token: "8205"})
+	if b := f.next(src); b.Behind || len(b.Changes) != 0 {
+		t.Errorf("after an answer without changes: %+v", b)
+	}
+}
+
 // A transaction that may go on makes a batch partial, until the server has nothing more or something else comes.
 func TestTransaction(t *testing.T) {
 	lsid := bson.E{Key: "lsid", Value: bson.D{{Key: "id", Value: bson.Binary{Subtype: 4, Data: bytes.Repeat([]byte{0xab}, 16)}}}}
@@ -306,6 +331,40 @@ func TestLogin(t *testing.T) {
 	var fatal *sources.FatalError
 	if !errors.As(err, &fatal) || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("%v", err)
+	}
+}
+
+// So do the parts of an event beside the document.
+func TestInvalidParts(t *testing.T) {
+	t.Parallel()
+	bad := bson.D{{Key: "a", Value: "\xff"}}
+	id := func(id any) bson.E { return bson.E{Key: "documentKey", Value: bson.D{{Key: "_id", Value: id}}} }
+	for name, c := range map[string]struct {
+		event bson.D
+		where func(c *sources.Change) []byte
+	}{
+		"_id":    {change("8201", 100, 8, "delete", id(bad)), func(c *sources.Change) []byte { return c.Before[0].Data }},
+		"before": {change("8201", 100, 8, "delete", id(1), bson.E{Key: "fullDocumentBeforeChange", Value: bad}), func(c *sources.Change) []byte { return c.Before[1].Data }},
+		"delta":  {change("8201", 100, 8, "update", id(1), bson.E{Key: "updateDescription", Value: bad}), func(c *sources.Change) []byte { return c.Meta }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			config := f.config()
+			src := f.open(config, f.options())
+			f.play(step{events: []bson.D{c.event}})
+			_, err := src.Next(t.Context())
+			var fatal *sources.FatalError
+			if !errors.As(err, &fatal) || !strings.Contains(fatal.Remedy, "invalid_documents: base64") || !strings.Contains(err.Error(), "shop.orders") ||
+				!strings.Contains(err.Error(), "UTF-8") {
+				t.Fatal(err)
+			}
+			config.Invalid = InvalidBase64
+			src = f.open(config, f.options())
+			f.play(step{events: []bson.D{c.event}})
+			if _, b := f.take(src, 1); !strings.Contains(string(c.where(&b.Changes[0])), invalidHead) {
+				t.Errorf("%+v", b.Changes[0])
+			}
+		})
 	}
 }
 

@@ -52,6 +52,7 @@ type transaction struct {
 	xid        uint32
 	stamp      uint64 // xid in 64 bits
 	commitTime int64
+	behind     bool // the server sent it long after
 	marked     bool // it holds a mark
 	// events were seen, filtered ones included; hash is of their frames. delivered counts the changes made of them.
 	events, delivered int64
@@ -117,7 +118,7 @@ func (d *decoder) apply(ctx context.Context, f frame) error {
 	}
 	switch kind {
 	case pgoutput.KindBegin:
-		return d.begin(f.data)
+		return d.begin(f)
 	case pgoutput.KindCommit:
 		return d.commit(f.data)
 	case pgoutput.KindRelation:
@@ -132,8 +133,11 @@ func (d *decoder) apply(ctx context.Context, f frame) error {
 	return nil // Origin and Type say nothing that a change needs
 }
 
-func (d *decoder) begin(data []byte) error {
-	b, err := pgoutput.DecodeBegin(data)
+// behindAfter is how many microseconds after its commit a transaction is sent when the stream is behind.
+const behindAfter = 1e6
+
+func (d *decoder) begin(f frame) error {
+	b, err := pgoutput.DecodeBegin(f.data)
 	if err != nil {
 		return err
 	}
@@ -145,7 +149,7 @@ func (d *decoder) begin(data []byte) error {
 			"commits at %s", r.XID, r.FinalLSN, b.XID, lsn(b.FinalLSN))
 	}
 	d.tx = transaction{open: true, number: d.tx.number + 1, finalLSN: lsn(b.FinalLSN), xid: b.XID, commitTime: b.CommitTime,
-		stamp: d.unseen.add(b.XID)}
+		behind: f.sent-b.CommitTime >= behindAfter, stamp: d.unseen.add(b.XID)}
 	d.tx.hash.Reset()
 	return nil
 }

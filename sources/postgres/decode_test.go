@@ -104,6 +104,22 @@ func TestDecodeErrors(t *testing.T) {
 	}
 }
 
+// TestDecodeBehind: a transaction that the server sends long after its commit is of a backlog.
+func TestDecodeBehind(t *testing.T) {
+	d := testDecoder()
+	data := beginFrame(0x200, 7)
+	b, err := pgoutput.DecodeBegin(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for after, want := range map[int64]bool{-1: false, 0: false, behindAfter - 1: false, behindAfter: true} {
+		d.tx.open = false
+		if err := d.apply(t.Context(), frame{sent: b.CommitTime + after, data: data}); err != nil || d.tx.behind != want {
+			t.Errorf("sent %d us after its commit: behind %t, %v", after, d.tx.behind, err)
+		}
+	}
+}
+
 // TestDecodePosition: a transaction of which something is done is in the position, with events that are filtered; when it
 // ends, its end is.
 func TestDecodePosition(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 // frame is one XLogData payload. Its data is valid until the queue's release.
 type frame struct {
 	walStart lsn
+	sent     int64 // by the server's clock, in microseconds since 1970
 	data     []byte
 	// txSize is set on a Begin once its Commit is buffered too: the size of the frames in between, and at least 1.
 	txSize int
@@ -44,10 +45,12 @@ type queue struct {
 	beginIndex int
 	beginSize  int
 
+	inside bool // the last frame was inside a transaction
+
 	idle    lsn  // the server has nothing before it that it has not sent
 	pressed bool // the server asked for a reply with idle, which is beyond what was confirmed
 
-	ready chan struct{} // something was put, or closed
+	ready chan struct{} // a transaction or much of one was put, there is no more room, or it is closed
 	space chan struct{} // something was taken
 }
 
@@ -67,11 +70,13 @@ func signal(c chan struct{}) {
 	}
 }
 
-// put copies a frame into the queue. It returns false when there is no room: space tells when to try again.
-func (q *queue) put(walStart lsn, data []byte, kind byte) bool {
+// put takes a frame into the queue, with a copy of its data. It returns false when there is no room: space tells when to try again.
+func (q *queue) put(f frame, kind byte) bool {
+	data := f.data
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.unread > 0 && q.unread+len(data)+frameOverhead > q.bound {
+		signal(q.ready)
 		return false
 	}
 	var s *segment
@@ -84,12 +89,15 @@ func (q *queue) put(walStart lsn, data []byte, kind byte) bool {
 	}
 	first := len(s.buf)
 	s.buf = append(s.buf, data...)
-	s.frames = append(s.frames, frame{walStart: walStart, data: s.buf[first:len(s.buf):len(s.buf)]})
+	f.data = s.buf[first:len(s.buf):len(s.buf)]
+	s.frames = append(s.frames, f)
 	q.unread += len(data) + frameOverhead
 	switch kind {
 	case pgoutput.KindBegin:
+		q.inside = true
 		q.begin, q.beginIndex, q.beginSize = s, len(s.frames)-1, 1
 	case pgoutput.KindCommit:
+		q.inside = false
 		if q.begin != nil {
 			q.begin.frames[q.beginIndex].txSize = q.beginSize
 			q.begin = nil
@@ -97,7 +105,9 @@ func (q *queue) put(walStart lsn, data []byte, kind byte) bool {
 	default:
 		q.beginSize += len(data)
 	}
-	signal(q.ready)
+	if !q.inside || q.unread >= q.segmentSize { // nobody can do much with the beginning of a transaction, and waking costs more than a frame
+		signal(q.ready)
+	}
 	return true
 }
 

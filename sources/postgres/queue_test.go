@@ -32,7 +32,7 @@ func TestQueue(t *testing.T) {
 	put, got := 0, 0
 	for got < frames {
 		for range random.IntN(100) {
-			if put == frames || !q.put(lsn(put), data(put), 'I') {
+			if put == frames || !q.put(frame{walStart: lsn(put), data: data(put)}, 'I') {
 				break
 			}
 			put++
@@ -82,10 +82,10 @@ func take(t *testing.T, q *queue) {
 
 func TestQueueBound(t *testing.T) {
 	q := newQueue(1000)
-	if !q.put(0, make([]byte, 5000), 'I') {
+	if !q.put(frame{data: make([]byte, 5000)}, 'I') {
 		t.Fatal("an empty queue refuses a frame")
 	}
-	if q.put(0, []byte("x"), 'I') {
+	if q.put(frame{data: []byte("x")}, 'I') {
 		t.Fatal("a full queue takes a frame")
 	}
 	if end, _ := q.idleAt(); end != 0 {
@@ -96,7 +96,7 @@ func TestQueueBound(t *testing.T) {
 		t.Errorf("idle at %s, pressed %t, while a frame waits", end, pressed)
 	}
 	take(t, q)
-	if !q.put(0, []byte("x"), 'I') {
+	if !q.put(frame{data: []byte("x")}, 'I') {
 		t.Error("a queue refuses a frame after the one that filled it was taken")
 	}
 	take(t, q)
@@ -115,7 +115,7 @@ func TestQueueTransactionSize(t *testing.T) {
 		}
 		return f.txSize
 	}
-	put := func(kind byte, n int) { q.put(0, append([]byte{kind}, make([]byte, n-1)...), kind) }
+	put := func(kind byte, n int) { q.put(frame{data: append([]byte{kind}, make([]byte, n-1)...)}, kind) }
 	put(pgoutput.KindBegin, 21)
 	put(pgoutput.KindInsert, 100)
 	if n := size(); n != 0 {
@@ -142,10 +142,42 @@ func TestQueueTransactionSize(t *testing.T) {
 	}
 }
 
+// TestQueueWakes: whoever waits is woken by what it can go on with: the end of a transaction, much of one, a queue that is full, and
+// what is in none.
+func TestQueueWakes(t *testing.T) {
+	const bound = 64 << 10 // a segment is an eighth
+	type put struct {
+		kind  byte
+		size  int
+		wakes bool
+	}
+	for name, puts := range map[string][]put{
+		"transaction": {{pgoutput.KindBegin, 21, false}, {pgoutput.KindInsert, 100, false}, {pgoutput.KindCommit, 26, true}, {pgoutput.KindBegin, 21, false}},
+		"large":       {{pgoutput.KindBegin, 21, false}, {pgoutput.KindInsert, bound / 8, true}},
+		"full":        {{pgoutput.KindBegin, 21, false}, {pgoutput.KindInsert, bound, true}},
+		"message":     {{pgoutput.KindMessage, 21, true}},
+	} {
+		q := newQueue(bound)
+		for i, p := range puts {
+			q.put(frame{data: append([]byte{p.kind}, make([]byte, p.size-1)...)}, p.kind)
+			select {
+			case <-q.ready:
+				if !p.wakes {
+					t.Errorf("%s: frame %d wakes", name, i)
+				}
+			default:
+				if p.wakes {
+					t.Errorf("%s: frame %d does not wake", name, i)
+				}
+			}
+		}
+	}
+}
+
 func TestQueueClose(t *testing.T) {
 	q := newQueue(1000)
 	why := errors.New("why")
-	q.put(1, []byte("x"), 'I')
+	q.put(frame{walStart: 1, data: []byte("x")}, 'I')
 	q.close(why)
 	if _, ok, err := q.peek(); !ok || err != nil {
 		t.Errorf("the frame before the close: %t, %v", ok, err)
@@ -172,7 +204,7 @@ func BenchmarkQueue(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(int64(size))
 			for i := 0; b.Loop(); i++ {
-				q.put(0, data, 'I')
+				q.put(frame{data: data}, 'I')
 				if _, ok, _ := q.peek(); ok {
 					q.advance()
 				}

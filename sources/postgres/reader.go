@@ -161,7 +161,7 @@ func (r *reader) copyData(data []byte) error {
 		if err != nil {
 			return fmt.Errorf("receive from the server: %w", err)
 		}
-		if err := r.put(lsn(x.WALStart), x.WALData); err != nil {
+		if err := r.put(frame{walStart: lsn(x.WALStart), sent: x.ServerTime.UnixMicro(), data: x.WALData}); err != nil {
 			return err
 		}
 		return r.onNews()
@@ -196,12 +196,12 @@ func (r *reader) onNews() error {
 }
 
 // put waits for room in the queue, and keeps the server content meanwhile.
-func (r *reader) put(walStart lsn, data []byte) error {
+func (r *reader) put(f frame) error {
 	var kind byte
-	if len(data) > 0 {
-		kind = data[0]
+	if len(f.data) > 0 {
+		kind = f.data[0]
 	}
-	for !r.queue.put(walStart, data, kind) {
+	for !r.queue.put(f, kind) {
 		r.queue.awaitSpace(min(r.interval, tick), r.stop)
 		if err := r.onTick(); err != nil {
 			return err

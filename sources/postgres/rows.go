@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -86,11 +85,8 @@ type rowReader struct {
 	position position // that the capture's stream was at
 	version  int      // of the server
 	catalog  *catalog
-	patience time.Duration // how long a read waits before that is said
-
-	// AppendOrder's last position: it is asked for row after row of one, and reading its JSON costs more than encoding a row.
-	place     position
-	placeText sources.Position
+	patience time.Duration                  // how long a read waits before that is said
+	place    sources.LastPosition[position] // AppendOrder's
 
 	describing sync.Mutex // held while a table is described
 	relations  relations
@@ -193,14 +189,10 @@ func (r *rowReader) Tables(ctx context.Context) ([]string, error) {
 // AppendOrder: the byte before a position belongs to no commit record, since what ends at the position is longer; a message
 // that is not transactional takes the first index of it (see looseMessage).
 func (r *rowReader) AppendOrder(dst []byte, text sources.Position, i int) ([]byte, error) {
-	if r.placeText == nil || !bytes.Equal(text, r.placeText) {
-		p, err := decodePosition(text)
-		if err != nil {
-			return nil, err
-		}
-		r.place, r.placeText = p, slices.Clone(text)
+	p, err := r.place.Decode(text, decodePosition)
+	if err != nil {
+		return nil, err
 	}
-	p := &r.place
 	switch index := int64(i) + 1; {
 	case p.Creating:
 		return nil, errors.New("nothing can be put into a stream that has not begun")

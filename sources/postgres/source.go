@@ -305,7 +305,7 @@ func (s *source) batch() sources.Batch {
 	b := s.progress()
 	d := s.decoder
 	b.Changes = d.changes
-	b.Partial = d.partial()
+	b.Partial, b.Behind = d.partial(), d.tx.behind
 	_, b.More, _ = s.queue.peek()
 	s.handedOut = true
 	if n := len(d.changes); n > 0 && d.changes[n-1].CommitTime != 0 {

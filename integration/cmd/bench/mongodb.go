@@ -147,7 +147,7 @@ func (m *mongoBench) ready(ctx context.Context, d *daemon) error {
 		if err := errors.Join(ctx.Err(), d.ended()); err != nil {
 			return err
 		}
-		reply, err := http.Get("http://" + m.admin + "/readyz?capture=" + d.capture) // before it is known that is not found
+		reply, err := http.Get("http://" + m.admin + "/readyz?capture=" + d.capture) // 503 before it runs
 		if err != nil {
 			continue // it does not listen yet
 		}

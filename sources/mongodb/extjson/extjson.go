@@ -302,11 +302,10 @@ func (w *Writer) dateTime(dst []byte, ms int64) []byte {
 		dst = strconv.AppendInt(append(dst, `{"$date":{"$numberLong":"`...), ms, 10)
 		return append(dst, `"}}`...)
 	}
-	layout := "2006-01-02T15:04:05Z"
-	if ms%1000 != 0 {
-		layout = "2006-01-02T15:04:05.000Z"
+	dst = time.UnixMilli(ms).UTC().AppendFormat(append(dst, `{"$date":"`...), time.RFC3339) // faster than any other layout
+	if ms := ms % 1000; ms != 0 {
+		dst = append(dst[:len(dst)-1], '.', digits[ms/100], digits[ms/10%10], digits[ms%10], 'Z')
 	}
-	dst = time.UnixMilli(ms).UTC().AppendFormat(append(dst, `{"$date":"`...), layout)
 	return append(dst, `"}`...)
 }
 

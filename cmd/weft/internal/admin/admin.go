@@ -34,9 +34,9 @@ type Server struct {
 	done     chan error
 }
 
-// Listen begins to answer at address, HOST:PORT, about the captures that the func returns. It may be called at any time, by
-// several goroutines.
-func Listen(address, version string, captures func() []Capture) (*Server, error) {
+// Listen begins to answer at address, HOST:PORT, about the captures that the func returns; known says that there are no others yet to be
+// read. It may be called at any time, by several goroutines.
+func Listen(address, version string, captures func() (all []Capture, known bool)) (*Server, error) {
 	registry := prometheus.NewRegistry()
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(),

@@ -49,6 +49,7 @@ func TestReady(t *testing.T) {
 		"log stands still":       {func(c *Capture) { c.Committing = now.Add(-40 * time.Second) }, "has not answered a commit for 40s"},
 		"database says nothing":  {func(c *Capture) { c.Lag.Bytes = 1 << 30 }, "1024 MiB ahead"},
 		"other tables written":   {func(c *Capture) { c.Lag.Bytes = 1 << 20 }, ""},
+		"about to start":         {func(c *Capture) { c.State, c.Since = pipeline.Starting, time.Time{} }, "about to start"},
 		"starting":               {func(c *Capture) { c.State = pipeline.Starting }, "starting since 2026-03-01T11:00:00Z"},
 		"retrying":               {func(c *Capture) { c.State, c.Err = pipeline.Retrying, errors.New("no route") }, "no route"},
 		"failed":                 {func(c *Capture) { c.State, c.Err = pipeline.Failed, errors.New("no rights") }, "failed since 2026-03-01T11:00:00Z: no rights"},
@@ -80,8 +81,9 @@ func get(t *testing.T, url string) (int, string) {
 func TestServer(t *testing.T) {
 	sick := healthy("sick")
 	sick.State, sick.Err = pipeline.Failed, errors.New("no rights")
-	all := []Capture{healthy("orders"), sick}
-	s, err := Listen("127.0.0.1:0", "v1", func() []Capture { return all })
+	var all []Capture
+	known := false
+	s, err := Listen("127.0.0.1:0", "v1", func() ([]Capture, bool) { return all, known })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +91,20 @@ func TestServer(t *testing.T) {
 		t.Errorf("a port that is taken gave %v", err)
 	}
 	base := "http://" + s.Addr()
+	const unread = `{"ready":false,"why":"which captures to run has not been read from the log yet","captures":[`
+	for _, path := range []string{"/readyz", "/readyz?capture=orders"} {
+		if code, body := get(t, base+path); code != 503 || !strings.Contains(body, unread+"]") {
+			t.Errorf("%s before the captures are known: %d %s", path, code, body)
+		}
+	}
+	all = []Capture{healthy("orders")}
+	if code, body := get(t, base+"/readyz"); code != 503 || !strings.Contains(body, unread+`{"capture":"orders","ready":true}]`) {
+		t.Errorf("before all captures are known: %d %s", code, body)
+	}
+	if code, body := get(t, base+"/readyz?capture=orders"); code != 200 {
+		t.Errorf("one that is known and runs: %d %s", code, body)
+	}
+	all, known = append(all, sick), true
 	for path, want := range map[string]struct {
 		code int
 		body string
@@ -120,7 +136,7 @@ func TestMetrics(t *testing.T) {
 	busy.Rows = 700
 	busy.Snapshot = &checkpoint.Snapshot{Tables: []checkpoint.TableSnapshot{{Done: true}, {}, {}}}
 	idle.Snapshot = &checkpoint.Snapshot{EndedAt: &now, Tables: []checkpoint.TableSnapshot{{}}}
-	c := &collector{version: "v1", captures: func() []Capture { return []Capture{idle, busy} }, now: func() time.Time { return now }}
+	c := &collector{version: "v1", captures: func() ([]Capture, bool) { return []Capture{idle, busy}, true }, now: func() time.Time { return now }}
 	want := `
 # HELP weft_capture_commit_duration_seconds How long the log took to commit.
 # TYPE weft_capture_commit_duration_seconds histogram
@@ -176,7 +192,7 @@ func TestDashboardAndAlerts(t *testing.T) {
 	c := healthy("orders")
 	c.Lag = sources.Lag{SafeBytes: 1, GrowthRate: 1}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&collector{version: "v1", captures: func() []Capture { return []Capture{c} }, now: time.Now})
+	registry.MustRegister(&collector{version: "v1", captures: func() ([]Capture, bool) { return []Capture{c}, true }, now: time.Now})
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

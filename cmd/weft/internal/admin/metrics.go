@@ -99,7 +99,7 @@ var (
 // collector makes the metrics of the figures when it is asked for them.
 type collector struct {
 	version  string
-	captures func() []Capture
+	captures func() (all []Capture, known bool)
 	now      func() time.Time
 }
 
@@ -117,7 +117,8 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(buildDesc, prometheus.GaugeValue, 1, c.version)
 	now := c.now()
-	for _, one := range c.captures() {
+	all, _ := c.captures()
+	for _, one := range all {
 		for _, m := range metrics {
 			if v, ok := m.value(one, now); ok {
 				ch <- prometheus.MustNewConstMetric(descs[m.name], m.kind, v, one.Capture)

@@ -24,6 +24,9 @@ func obstacle(c Capture, now time.Time) string {
 	switch c.State {
 	case pipeline.Running:
 	case pipeline.Starting, pipeline.Stopped:
+		if c.Since.IsZero() {
+			return "about to start"
+		}
 		return fmt.Sprintf("%s since %s", c.State, c.Since.UTC().Format(time.RFC3339))
 	default:
 		return fmt.Sprintf("%s since %s: %v", c.State, c.Since.UTC().Format(time.RFC3339), c.Err)
@@ -43,9 +46,10 @@ func obstacle(c Capture, now time.Time) string {
 	return ""
 }
 
-// readiness answers 200 when every capture, or the one that the query names, is ready, else 503; the body says it of each.
+// readiness answers 200 when every capture, or the one that the query names, is ready, else 503; the body says it of each. Before all
+// captures are known it is 503.
 type readiness struct {
-	captures func() []Capture
+	captures func() (all []Capture, known bool)
 	now      func() time.Time
 }
 
@@ -58,9 +62,11 @@ func (h readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	only := r.URL.Query().Get("capture")
 	answer := struct {
 		Ready    bool      `json:"ready"`
+		Why      string    `json:"why,omitempty"`
 		Captures []verdict `json:"captures"`
 	}{Ready: true, Captures: []verdict{}}
-	for _, c := range h.captures() {
+	all, known := h.captures()
+	for _, c := range all {
 		if only != "" && c.Capture != only {
 			continue
 		}
@@ -69,8 +75,12 @@ func (h readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer.Ready = answer.Ready && why == ""
 	}
 	w.Header().Set("Content-Type", "application/json")
+	found := only != "" && len(answer.Captures) > 0
 	switch {
-	case only != "" && len(answer.Captures) == 0:
+	case !known && !found:
+		answer.Ready, answer.Why = false, "which captures to run has not been read from the log yet"
+		w.WriteHeader(http.StatusServiceUnavailable)
+	case only != "" && !found:
 		answer.Ready = false
 		w.WriteHeader(http.StatusNotFound)
 	case !answer.Ready:

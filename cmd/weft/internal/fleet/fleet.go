@@ -31,9 +31,12 @@ type Fleet struct {
 	File     []configs.Capture
 	FileName string
 	// Parse reads a registered capture, and Make makes what runs one.
-	Parse  func(Registration) (*configs.Capture, error)
-	Make   func(configs.Capture) *pipeline.Capture
-	Logger hclog.Logger
+	Parse func(Registration) (*configs.Capture, error)
+	Make  func(configs.Capture) *pipeline.Capture
+	// Complete, where it is not nil, is called, once or more often, when all that this daemon is to run was made: what is registered was read, and which of
+	// it is this daemon's is known.
+	Complete func()
+	Logger   hclog.Logger
 
 	own   map[string]*pipeline.Capture // the file's
 	made  map[string]made              // of what is registered, by name
@@ -209,6 +212,9 @@ func (f *Fleet) update(ctx context.Context, wanted chan<- pipeline.Wanted) {
 	gone := func(name string) bool { _, ok := f.entries[name]; return !ok }
 	maps.DeleteFunc(f.made, func(name string, _ made) bool { return gone(name) })
 	maps.DeleteFunc(f.asked, func(name string, _ asked) bool { return gone(name) })
+	if f.Complete != nil && (f.Alone || mine != nil || registered == 0) {
+		f.Complete()
+	}
 	f.hand(ctx, wanted, len(f.own) > 0 && registered == 0)
 }
 

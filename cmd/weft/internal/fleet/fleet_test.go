@@ -157,15 +157,17 @@ func TestFleetWhileItRejoins(t *testing.T) {
 	runs := &pipeline.Capture{Name: "a"}
 	e := Entry{Registration: Registration{Name: "a", Fleet: "default", Capture: text("1")}}
 	f := &Fleet{Name: "default", made: map[string]made{"a": {of: string(text("1")), capture: runs}}, entries: map[string]Entry{"a": e, "b": e}}
+	complete := false
+	f.Complete = func() { complete = true }
 	wanted := make(chan pipeline.Wanted, 1)
 	f.update(t.Context(), wanted)
-	if w := <-wanted; len(w.Captures) != 1 || w.Captures[0] != runs || w.Settled {
-		t.Errorf("wanted is %+v", w)
+	if w := <-wanted; len(w.Captures) != 1 || w.Captures[0] != runs || w.Settled || complete {
+		t.Errorf("wanted is %+v, complete %t", w, complete)
 	}
 	f.group = &group{has: map[int32]bool{}}
 	f.update(t.Context(), wanted)
-	if w := <-wanted; len(w.Captures) != 0 {
-		t.Errorf("of none of its partitions it wants %+v", w)
+	if w := <-wanted; len(w.Captures) != 0 || !complete {
+		t.Errorf("of none of its partitions it wants %+v, complete %t", w, complete)
 	}
 }
 

@@ -158,6 +158,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 	var position sources.Position
 	partial := false // the last batch ended inside a source transaction
 	all := false     // the last batch was all that the source had
+	behind := false  // it was of a backlog
 	whole := 0       // bytes pending at the last end of one
 	newest := int64(0)
 	var read time.Time // when the last batch came, and its newest change's commit time
@@ -182,11 +183,11 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 		return nil
 	}
 	for {
-		batch, err := c.next(ctx, src, in, w, partial, all)
+		batch, err := c.next(ctx, src, in, w, partial, all, behind)
 		woken := errors.Is(err, errWoken)
 		switch {
 		case woken:
-			batch = sources.Batch{Position: position, More: !all}
+			batch = sources.Batch{Position: position, More: !all, Behind: behind}
 		case ctx.Err() != nil:
 			if pending, _ := w.Pending(); pending > 0 { // a stop: what is written is committed, the rest is read again
 				stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopCommit)
@@ -218,6 +219,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 				c.figures.idle.Store(false)
 			}
 			position, partial, all = append(position[:0], batch.Position...), batch.Partial, !batch.More && !batch.Partial
+			behind = batch.Behind
 		}
 		moved, err := c.interleave(ctx, in, w, batch.Changes, position, partial)
 		if err != nil {
@@ -267,18 +269,18 @@ func (c *Capture) whenSlow() func() {
 // that is all that there is.
 //
 // While rows may be put between this batch and the next, it returns errWoken when there are some.
-func (c *Capture) next(ctx context.Context, src sources.Source, in *snapshot.Interleaver, w *sink.Writer, partial, all bool) (sources.Batch, error) {
+func (c *Capture) next(ctx context.Context, src sources.Source, in *snapshot.Interleaver, w *sink.Writer, partial, all, behind bool) (sources.Batch, error) {
 	if in != nil && !partial && w.Checkpoint().Position != nil { // before that there is no place for any
-		return c.nextOrWoken(ctx, src, in, w, all)
+		return c.nextOrWoken(ctx, src, in, w, all, behind)
 	}
-	return c.nextBatch(ctx, src, w, partial, all)
+	return c.nextBatch(ctx, src, w, partial, all, behind)
 }
 
-func (c *Capture) nextBatch(ctx context.Context, src sources.Source, w *sink.Writer, partial, all bool) (sources.Batch, error) {
+func (c *Capture) nextBatch(ctx context.Context, src sources.Source, w *sink.Writer, partial, all, behind bool) (sources.Batch, error) {
 	if pending, since := w.Pending(); pending > 0 {
 		deadline := since.Add(c.patience(partial))
-		if all && w.Ready().Before(deadline) {
-			deadline = w.Ready()
+		if ready := readyAt(w, behind); all && ready.Before(deadline) {
+			deadline = ready
 		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline)
@@ -294,7 +296,21 @@ func (c *Capture) due(b sources.Batch, w *sink.Writer, whole int) bool {
 	if b.Partial {
 		return pending-whole >= c.CommitBytes || c.overdue(w, true)
 	}
-	return !b.More && (pending == 0 || !time.Now().Before(w.Ready())) || b.Urgent || pending >= c.CommitBytes || c.overdue(w, false)
+	return !b.More && (pending == 0 || !time.Now().Before(readyAt(w, b.Behind))) || b.Urgent || pending >= c.CommitBytes || c.overdue(w, false)
+}
+
+// gather is how long a commit of a backlog waits for more. Its changes have waited for longer, and a commit costs the log and this
+// process several requests, whatever is in it.
+const gather = 250 * time.Millisecond
+
+// readyAt is the time before which a commit of what is pending would only wait in the log or, of a backlog, hold little. Rows of a
+// snapshot do not wait: the next of them come after the commit.
+func readyAt(w *sink.Writer, behind bool) time.Time {
+	ready := w.Ready()
+	if _, since := w.Pending(); behind && w.Rows() == 0 && since.Add(gather).After(ready) {
+		return since.Add(gather)
+	}
+	return ready
 }
 
 // overdue tells whether what is pending has waited for long enough.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,9 @@ type script struct {
 	openErr error
 	// alwaysMore: batches say that there are more, also the last.
 	alwaysMore bool
+	// pause is before each batch, which then says that there is no more, and behind what it says of itself.
+	pause  time.Duration
+	behind bool
 
 	mu      sync.Mutex
 	durable []int
@@ -92,6 +96,11 @@ func (s *scripted) Next(ctx context.Context) (sources.Batch, error) {
 			break
 		}
 	}
+	select {
+	case <-time.After(s.pause):
+	case <-ctx.Done():
+		return sources.Batch{}, ctx.Err()
+	}
 	var b sources.Batch
 	for ; s.at < end && len(b.Changes) < s.batch; s.at++ {
 		b.Changes = append(b.Changes, sources.Change{
@@ -99,7 +108,7 @@ func (s *scripted) Next(ctx context.Context) (sources.Batch, error) {
 			After: []sources.Value{{State: sources.Present, Data: fmt.Appendf(nil, "%d", s.at%10)}, {State: sources.Present, Data: fmt.Appendf(nil, "%d", s.at)}},
 		})
 	}
-	b.Partial, b.More = s.at < end, s.at < total || s.alwaysMore
+	b.Partial, b.More, b.Behind = s.at < end, s.pause == 0 && s.at < total || s.alwaysMore, s.behind
 	b.Position = fmt.Appendf(nil, "%d", s.at)
 	return b, nil
 }
@@ -242,6 +251,24 @@ func TestCommitBounds(t *testing.T) {
 	}
 	if cut < 3 {
 		t.Errorf("a transaction of 100 changes, bound at about 10, was committed in %d parts: %v", cut+1, s.durable)
+	}
+}
+
+// Of a backlog that arrives bit by bit there are few commits, and its end is committed soon.
+func TestBacklogIsGathered(t *testing.T) {
+	for behind, want := range map[bool]func(commits int) bool{
+		true: func(n int) bool { return n <= 4 }, false: func(n int) bool { return n >= 10 },
+	} {
+		l := fake(t)
+		s := &script{transactions: slices.Repeat([]int{1}, 40), batch: 1, pause: 10 * time.Millisecond, behind: behind}
+		c := capture(s, l)
+		c.CommitInterval = 10 * time.Second
+		if err := run(t, c, at(40)); err != nil {
+			t.Fatal(err)
+		}
+		if !want(len(s.durable)) {
+			t.Errorf("behind %t: %d commits: %v", behind, len(s.durable), s.durable)
+		}
 	}
 }
 

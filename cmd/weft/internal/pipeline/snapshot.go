@@ -119,11 +119,11 @@ func (c *Capture) interleave(ctx context.Context, in *snapshot.Interleaver, w *s
 }
 
 // nextOrWoken is nextBatch, and errWoken when there is something to interleave first.
-func (c *Capture) nextOrWoken(ctx context.Context, src sources.Source, in *snapshot.Interleaver, w *sink.Writer, all bool) (sources.Batch, error) {
+func (c *Capture) nextOrWoken(ctx context.Context, src sources.Source, in *snapshot.Interleaver, w *sink.Writer, all, behind bool) (sources.Batch, error) {
 	waiting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	in.OnWake(func() { cancel(errWoken) })
-	batch, err := c.nextBatch(waiting, src, w, false, all)
+	batch, err := c.nextBatch(waiting, src, w, false, all, behind)
 	in.OnWake(nil)
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waiting), errWoken) && errors.Is(err, context.Canceled) {
 		return batch, errWoken
