@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"weft/sources/polling"
 )
 
 // A polled table's changes are what they are, its deletes are found, and reading it anew writes what differs alone.
@@ -75,4 +77,51 @@ func TestPolledChanges(t *testing.T) {
 	if after := records(); after != before+1 {
 		t.Errorf("reading the table anew and one insert wrote %d records", after-before)
 	}
+}
+
+// A polled table verifies clean; a row that was written, one that came and one that went without being polled are found, and repaired.
+func TestVerifyPolled(t *testing.T) {
+	s := newShop(t, "")
+	d := s.start(t)
+	s.exec(t, `INSERT INTO item (id, name) VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')`)
+	captured(t, s, 4)
+	verify := func(wantCode int, want string, more ...string) {
+		t.Helper()
+		code, out, errs := weft(t, append([]string{"verify", "-c", s.config, "items"}, more...)...)
+		if code != wantCode || out != want {
+			t.Errorf("verify %v: code %d, %s, printed\n%s", more, code, errs, out)
+		}
+	}
+	verify(exitDone, "item: the same; 4 rows compared with topic shop.item\n")
+
+	// Rows that no trigger numbers are not polled.
+	tx, err := s.db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{
+		"DROP TRIGGER weft_insert_item", "DROP TRIGGER weft_update_item",
+		`UPDATE item SET name = 'other' WHERE id = 2`, `INSERT INTO item (id, name, weft_version) VALUES (9, 'new', 0)`, `DELETE FROM item WHERE id = 4`,
+	} {
+		if _, err := tx.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, statement := range polling.SQLiteStatements("item", "weft_version") {
+		if _, err := tx.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	found := `item differing {"id":2} in name
+item extra {"id":4} (deleted rows are looked for every 1h0m0s)
+item missing {"id":9}
+item: 1 missing, 1 extra, 1 differing, 0 undecided; 4 rows compared with topic shop.item
+`
+	verify(exitNotSo, found)
+	verify(exitDone, found+"item: repaired 3, still different 0\n", "--repair", "--yes")
+	verify(exitDone, "item: the same; 4 rows compared with topic shop.item\n")
+	d.end(t)
 }

@@ -130,7 +130,7 @@ func (c *MariaDBConfig) dialect(ctx context.Context, tables []string, keys map[s
 		return nil, errors.New("url: the driver refuses it")
 	}
 	d := &mariadbDialect{
-		place: "the MariaDB server at " + config.Addr, user: config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log,
+		place: mariadbPlace(config), user: config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log,
 		db: sql.OpenDB(connector), limits: limits{},
 	}
 	if d.watermark == "" {
@@ -144,6 +144,9 @@ func (c *MariaDBConfig) dialect(ctx context.Context, tables []string, keys map[s
 	}
 	return d, nil
 }
+
+// mariadbPlace names the server in messages.
+func mariadbPlace(config *mysql.Config) string { return "the MariaDB server at " + config.Addr }
 
 // mariadbDialect reads one server through one connection. Its watermark is the time of a TIMESTAMP column, in microseconds
 // since 1970; see mariadb_look.go for the horizon.
@@ -224,11 +227,16 @@ func (d *mariadbDialect) view(ctx context.Context) (view, error) {
 	if err != nil {
 		return nil, err
 	}
+	return v.load(ctx)
+}
+
+// load reads which tables there are.
+func (v *mariadbView) load(ctx context.Context) (*mariadbView, error) {
 	tables, err := v.loadTables(ctx)
 	if err != nil {
-		return nil, errors.Join(d.explain(err), v.close())
+		return nil, errors.Join(v.dialect.explain(err), v.close())
 	}
-	d.captured = tables
+	v.dialect.captured = tables
 	return v, nil
 }
 
@@ -242,10 +250,20 @@ func (d *mariadbDialect) begin(ctx context.Context) (*mariadbView, error) {
 		}
 	}
 	d.more = false
+	v, err := d.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v.below, v.back = d.looked.horizon, back
+	return v, nil
+}
+
+// start begins to read what was committed up to now.
+func (d *mariadbDialect) start(ctx context.Context) (*mariadbView, error) {
 	if _, err := d.conn.ExecContext(ctx, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"); err != nil {
 		return nil, d.explain(fmt.Errorf("begin to read: %w", err))
 	}
-	return &mariadbView{dialect: d, below: d.looked.horizon, back: back}, nil
+	return &mariadbView{dialect: d}, nil
 }
 
 // mariadbView is a transaction with one snapshot.

@@ -238,7 +238,8 @@ func (b *bench) caughtUp(ctx context.Context, d *daemon) error {
 type checkpoint struct {
 	Changes  int64
 	Position struct {
-		LSN string
+		LSN        string
+		Reconciled int64
 	}
 	Snapshot struct {
 		EndedAt *time.Time `json:"ended_at"`
