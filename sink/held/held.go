@@ -187,8 +187,11 @@ func (s *Store) Row(topic string, key []byte) (row []byte, ok bool, err error) {
 		return nil, false, nil
 	}
 	if row := r.find(k); row != nil {
+		if row.removed {
+			return nil, false, nil
+		}
 		s.value = append(s.value[:0], r.data[row.value:row.valueEnd]...)
-		return s.value, !row.removed, nil
+		return s.value, true, nil
 	}
 	return s.get(k)
 }

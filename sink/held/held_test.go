@@ -26,6 +26,9 @@ func openStore(t *testing.T, dir string, topics ...string) *Store {
 			t.Fatal(err)
 		}
 	}
+	if err := s.Commit(nil); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
@@ -33,7 +36,7 @@ func openStore(t *testing.T, dir string, topics ...string) *Store {
 // was committed.
 func TestModel(t *testing.T) {
 	topics := []string{"shop.a", "shop.b"}
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		dir := t.TempDir()
 		s := openStore(t, dir, topics...)
@@ -47,7 +50,7 @@ func TestModel(t *testing.T) {
 			}
 		}
 		files := 0
-		for range 3000 {
+		for range 2000 {
 			topic := topics[random.IntN(2)]
 			id := random.IntN(next[topic] + 3)
 			if random.IntN(2) == 0 { // as in a first pass
