@@ -219,7 +219,7 @@ func pollMariaDB(ctx context.Context, p plan, name string) (*polledTable, error)
 	}
 	const part = 100_000
 	for first := 1; first <= p.rows; first += part {
-		statements = append(statements, fmt.Sprintf("INSERT INTO %s.orders (id, name, amount, note) SELECT seq, CONCAT('customer ', seq), (seq %% 100000) / 7.0, REPEAT('x', 40) FROM seq_%d_to_%d",
+		statements = append(statements, fmt.Sprintf("INSERT INTO %[1]s.orders (id, name, amount, note) SELECT seq, CONCAT('customer ', seq), (seq %% 100000) / 7.0, REPEAT('x', 40) FROM %[1]s.seq_%[2]d_to_%[3]d",
 			name, first, min(first+part-1, p.rows)))
 	}
 	for _, statement := range statements {
