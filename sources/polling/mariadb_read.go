@@ -113,7 +113,7 @@ func (v *mariadbView) page(ctx context.Context, t *table, query string, b *batch
 		}
 		defer func() { err = errors.Join(err, rows.Close()) }()
 		for {
-			if err := rows.Next(scan.row); err == io.EOF {
+			if err := rows.Next(scan.row); errors.Is(err, io.EOF) {
 				return nil
 			} else if err != nil {
 				return fmt.Errorf("read table %s: %w", t.name, err)
