@@ -46,6 +46,7 @@ type Store struct {
 	runs    map[string]*run // by topic
 	topic   string          // that was used last, and its run; nil for none
 	run     *run
+	free    freeBlocks
 	flushed time.Time
 	key     []byte // of the row that rowKey was asked for last, of a topic and a record key of so many bytes
 	keyOf   string
@@ -190,7 +191,7 @@ func (s *Store) Row(topic string, key []byte) (row []byte, ok bool, err error) {
 		if row.removed {
 			return nil, false, nil
 		}
-		s.value = append(s.value[:0], r.data[row.value:row.valueEnd]...)
+		s.value = append(s.value[:0], r.at(row.value)...)
 		return s.value, true, nil
 	}
 	return s.get(k)

@@ -21,25 +21,69 @@ import (
 type run struct {
 	top  []byte // the highest key that the store has had of the topic, or its prefix
 	rows []runRow
-	data []byte
+	// blocks hold keys and values, and what is in them stays where it is.
+	blocks [][]byte
+	free   *freeBlocks
+	bytes  int
 }
 
-// runRow says where in data a row's key and value are.
+// freeBlocks are empty blocks of all runs, to be used again.
+type freeBlocks [][]byte
+
+// runRow is a row's key and value.
 type runRow struct {
-	key, keyEnd, value, valueEnd int
-	removed                      bool
+	key, value place
+	removed    bool
 }
+
+// place is where in a run's blocks bytes are.
+type place struct{ block, from, to uint32 }
 
 const (
 	// fileBytes is how large a run must be to become a file.
 	fileBytes = 1 << 20
-	// keptBytes is how much memory a run keeps for the next one.
-	keptBytes = 8 << 20
+	// blockBytes is the size of a block, unless a row is larger. Of all runs keptBlocks are kept.
+	blockBytes = 1 << 20
+	keptBlocks = 12
 	// filePrefix begins the names of files that are not the store's yet.
 	filePrefix = "run-"
 )
 
-func (r *run) keyOf(i int) []byte { return r.data[r.rows[i].key:r.rows[i].keyEnd] }
+func (r *run) at(p place) []byte { return r.blocks[p.block][p.from:p.to] }
+
+// keep copies bytes.
+func (r *run) keep(data []byte) place {
+	last := len(r.blocks) - 1
+	if last < 0 || cap(r.blocks[last])-len(r.blocks[last]) < len(data) {
+		r.blocks = append(r.blocks, r.free.take(len(data)))
+		last++
+	}
+	b := &r.blocks[last]
+	p := place{block: uint32(last), from: uint32(len(*b))}
+	*b = append(*b, data...)
+	p.to = uint32(len(*b))
+	r.bytes += len(data)
+	return p
+}
+
+// take returns a block with room for n bytes.
+func (f *freeBlocks) take(n int) []byte {
+	last := len(*f) - 1
+	if last < 0 || n > blockBytes {
+		return make([]byte, 0, max(blockBytes, n))
+	}
+	b := (*f)[last]
+	*f = (*f)[:last]
+	return b
+}
+
+func (f *freeBlocks) give(b []byte) {
+	if len(*f) < keptBlocks && cap(b) == blockBytes {
+		*f = append(*f, b[:0])
+	}
+}
+
+func (r *run) keyOf(i int) []byte { return r.at(r.rows[i].key) }
 
 // above tells whether a key is above all of the topic's.
 func (r *run) above(key []byte) bool { return bytes.Compare(key, r.top) > 0 }
@@ -59,23 +103,17 @@ func (r *run) find(key []byte) *runRow {
 // add appends a row whose key is above all.
 func (r *run) add(key, value []byte) {
 	r.top = append(r.top[:0], key...)
-	at := len(r.data)
-	r.data = append(append(r.data, key...), value...)
-	r.rows = append(r.rows, runRow{key: at, keyEnd: at + len(key), value: at + len(key), valueEnd: len(r.data)})
+	r.rows = append(r.rows, runRow{key: r.keep(key), value: r.keep(value)})
 }
 
 // set gives a row of the run another value.
-func (r *run) set(row *runRow, value []byte) {
-	row.value, row.removed = len(r.data), false
-	r.data = append(r.data, value...)
-	row.valueEnd = len(r.data)
-}
+func (r *run) set(row *runRow, value []byte) { row.value, row.removed = r.keep(value), false }
 
 func (r *run) clear() {
-	r.rows, r.data = r.rows[:0], r.data[:0]
-	if cap(r.data) > keptBytes {
-		r.rows, r.data = nil, nil
+	for _, b := range r.blocks {
+		r.free.give(b)
 	}
+	r.rows, r.blocks, r.bytes = nil, nil, 0
 }
 
 // each calls fn for the rows in order.
@@ -85,7 +123,7 @@ func (r *run) each(fn func(key, value []byte) error) error {
 		if row.removed {
 			continue
 		}
-		if err := fn(r.keyOf(i), r.data[row.value:row.valueEnd]); err != nil {
+		if err := fn(r.at(row.key), r.at(row.value)); err != nil {
 			return err
 		}
 	}
@@ -100,7 +138,7 @@ func (s *Store) runOf(topic string) (*run, error) {
 	r := s.runs[topic]
 	if r == nil {
 		prefix := prefixOf(nil, topic)
-		r = &run{top: prefix}
+		r = &run{top: prefix, free: &s.free}
 		it, err := s.pending.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: endOf(prefix)})
 		if err != nil {
 			return nil, s.broken(err)
@@ -137,7 +175,7 @@ func (s *Store) spill(r *run) error {
 func (s *Store) commitRuns() error {
 	var files []string
 	for _, r := range s.runs {
-		if len(r.data) < fileBytes {
+		if r.bytes < fileBytes {
 			if err := s.spill(r); err != nil {
 				return err
 			}
