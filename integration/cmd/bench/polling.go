@@ -32,25 +32,30 @@ type polledTable struct {
 // measurePolling has the daemon read a whole table by its first polls, from PostgreSQL and from MariaDB, and then look for deleted rows
 // in it, of which there are none.
 func measurePolling(ctx context.Context, p plan) error {
+	if os.Getenv("WEFT_TEST_KAFKA") == "" {
+		return errors.New("no servers in the environment; use make bench-polling, or services run -- bench")
+	}
+	dir, err := os.MkdirTemp("", "weft-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	binary, err := build(ctx, dir, p.profile != "")
+	if err != nil {
+		return err
+	}
 	for _, prepare := range []func(context.Context, plan, string) (*polledTable, error){pollPostgres, pollMariaDB} {
-		if err := measurePolled(ctx, p, prepare); err != nil {
+		if err := measurePolled(ctx, p, binary, prepare); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func measurePolled(ctx context.Context, p plan, prepare func(context.Context, plan, string) (*polledTable, error)) (err error) {
-	b := &bench{plan: p, name: fmt.Sprintf("bench_%x", rand.Uint32()), kafka: os.Getenv("WEFT_TEST_KAFKA")}
-	b.rounds = 1
-	if b.kafka == "" {
-		return errors.New("no servers in the environment; use make bench-polling, or services run -- bench")
-	}
+func measurePolled(ctx context.Context, p plan, binary string, prepare func(context.Context, plan, string) (*polledTable, error)) (err error) {
+	b := &bench{plan: p, name: fmt.Sprintf("bench_%x", rand.Uint32()), kafka: os.Getenv("WEFT_TEST_KAFKA"), binary: binary}
 	defer b.close()
 	if b.dir, err = os.MkdirTemp("", "weft-bench-"); err != nil {
-		return err
-	}
-	if b.binary, err = build(ctx, b.dir, p.profile != ""); err != nil {
 		return err
 	}
 	t, err := prepare(ctx, p, b.name)
