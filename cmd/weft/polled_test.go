@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,27 +95,7 @@ func TestVerifyPolled(t *testing.T) {
 	}
 	verify(exitDone, "item: the same; 4 rows compared with topic shop.item\n")
 
-	// Rows that no trigger numbers are not polled.
-	tx, err := s.db.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, statement := range []string{
-		"DROP TRIGGER weft_insert_item", "DROP TRIGGER weft_update_item",
-		`UPDATE item SET name = 'other' WHERE id = 2`, `INSERT INTO item (id, name, weft_version) VALUES (9, 'new', 0)`, `DELETE FROM item WHERE id = 4`,
-	} {
-		if _, err := tx.Exec(statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, statement := range polling.SQLiteStatements("item", "weft_version") {
-		if _, err := tx.Exec(statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := tx.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	s.unpolled(t, `UPDATE item SET name = 'other' WHERE id = 2`, `INSERT INTO item (id, name, weft_version) VALUES (9, 'new', 0)`, `DELETE FROM item WHERE id = 4`)
 	found := `item differing {"id":2} in name
 item extra {"id":4} (deleted rows are looked for every 1h0m0s)
 item missing {"id":9}
@@ -123,5 +104,37 @@ item: 1 missing, 1 extra, 1 differing, 0 undecided; 4 rows compared with topic s
 	verify(exitNotSo, found)
 	verify(exitDone, found+"item: repaired 3, still different 0\n", "--repair", "--yes")
 	verify(exitDone, "item: the same; 4 rows compared with topic shop.item\n")
+
+	// A snapshot writes those that are there too.
+	s.unpolled(t, `UPDATE item SET name = 'more' WHERE id = 1`, `INSERT INTO item (id, name, weft_version) VALUES (10, 'new', -1)`)
+	verify(exitNotSo, `item missing {"id":10}
+item differing {"id":1} in name
+item: 1 missing, 0 extra, 1 differing, 0 undecided; 5 rows compared with topic shop.item
+`)
+	ok(t, "snapshot", "start", "-c", s.config, "items")
+	eventually(t, "the snapshot's rows are in the topic", func() bool {
+		code, _, _ := weft(t, "verify", "-c", s.config, "items")
+		return code == exitDone
+	})
+	verify(exitDone, "item: the same; 5 rows compared with topic shop.item\n")
 	d.end(t)
+}
+
+// unpolled writes rows that no trigger numbers, so that they are not polled.
+func (s *shop) unpolled(t *testing.T, statements ...string) {
+	t.Helper()
+	tx, err := s.db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback() // after a commit it does nothing
+	statements = slices.Concat([]string{"DROP TRIGGER weft_insert_item", "DROP TRIGGER weft_update_item"}, statements, polling.SQLiteStatements("item", "weft_version"))
+	for _, statement := range statements {
+		if _, err := tx.Exec(statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
 }
