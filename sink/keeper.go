@@ -69,7 +69,12 @@ func (k *keeper) encode(ctx context.Context, buf []byte, dst []envelope.Record, 
 	if err := k.enter(ctx, topic); err != nil {
 		return buf, dst, err
 	}
-	buf, dst, err := k.w.enc.EncodeFound(buf, dst, c, seq, k.lookup)
+	var err error
+	if c.Cause == sources.CauseRepair { // the topic was found to hold another row than what is known of it says
+		buf, dst, err = k.w.enc.Encode(buf, dst, c, seq)
+	} else {
+		buf, dst, err = k.w.enc.EncodeFound(buf, dst, c, seq, k.lookup)
+	}
 	if err != nil {
 		return buf, dst, err
 	}

@@ -43,7 +43,7 @@ func ops(t *testing.T, l *Log, topic string) string {
 				return err
 			}
 			show := func(row *struct{ V *string }) string {
-				if row == nil {
+				if row == nil || row.V == nil {
 					return ""
 				}
 				return *row.V
@@ -101,6 +101,25 @@ func TestKeptRowsTellChanges(t *testing.T) {
 			expect(t, ops(t, l, topic), want)
 			w.Close()
 		}
+	})
+}
+
+// A repair is written whatever is known of the row, since the topic was found to hold another.
+func TestKeptRowsAreRepaired(t *testing.T) {
+	eachLog(t, func(t *testing.T, l *Log) {
+		o := keptOptions(t, l)
+		w := open(t, o)
+		write(t, w, create(1, "1", "a"), create(2, "2", "b"))
+		commit(t, w, `1`, true)
+		same, gone := create(3, "1", "a"), remove(4, "3")
+		same.Op, same.Cause, gone.Cause = sources.OpRead, sources.CauseRepair, sources.CauseRepair
+		changed := create(5, "2", "b2")
+		changed.Op, changed.Cause = sources.OpRead, sources.CauseRepair
+		write(t, w, same, gone, changed)
+		commit(t, w, `2`, true)
+		write(t, w, create(6, "1", "a"), create(7, "2", "b2"), remove(8, "3"))
+		commit(t, w, `3`, true)
+		expect(t, ops(t, l, o.Topics.Prefix+".public.items"), `{"1":["c:>a","r:>a"],"2":["c:>b","r:>b2"],"3":["d:>","-"]}`)
 	})
 }
 

@@ -37,8 +37,8 @@ type Change struct {
 	// Order is the change's identity within its epoch: text of a width fixed for the source, that sorts as bytes in
 	// source order. See Batch for how long the bytes live.
 	Order []byte
-	// Stamp is what a View tells by whether its read saw the change: for PostgreSQL the 64-bit transaction id. Zero where the
-	// source is no Snapshotter.
+	// Stamp is what a View tells by whether its read saw the change: for PostgreSQL the 64-bit transaction id, for a Poller the time
+	// at which it found the row. Zero where the source is no Snapshotter.
 	Stamp uint64
 	// CommitTime at the datastore, in microseconds since 1970; 0 where unknown.
 	CommitTime int64

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 )
 
 // ErrNotBegun is what OpenReader returns for a position from before the stream begins, at which no place is for rows: it is
@@ -34,6 +35,15 @@ type Reader interface {
 	Close() error
 }
 
+// PolledReader is the Reader of a Poller. The log has the versions of rows that polls saw, so that it is at no moment what a read saw:
+// Chunk.Versions tells whether a row has stayed the same from one read to another. A View's Sees may say no of a change that the read
+// saw, though never yes of one that it did not, and SeesSource says yes.
+type PolledReader interface {
+	Reader
+	// DeletesAfter is how long after one search for deleted rows the stream begins the next; 0: it makes none.
+	DeletesAfter() time.Duration
+}
+
 // Cursor is a place between the rows of a table, in key order. Only the source that made it reads it. It holds one JSON
 // value, so that people can read it in a checkpoint.
 type Cursor = json.RawMessage
@@ -56,8 +66,10 @@ type ChunkRequest struct {
 type Chunk struct {
 	Table *Table
 	// Rows hold a value for each of Table.Columns, none of them Unavailable. The memory is the chunk's own.
-	Rows  [][]Value
-	Bytes int
+	Rows [][]Value
+	// Versions are those of Rows, of a PolledReader: a row that is written gets another one.
+	Versions []int64
+	Bytes    int
 	// Next is where to go on, nil when the range or the table is read to its end.
 	Next Cursor
 	// View is what the read saw. Of a keyless table it is the same in all chunks from a request with After nil to that

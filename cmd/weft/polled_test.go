@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"weft/sources/polling"
 )
 
 // A polled table's changes are what they are, its deletes are found, and reading it anew writes what differs alone.
@@ -74,5 +77,64 @@ func TestPolledChanges(t *testing.T) {
 	d.end(t)
 	if after := records(); after != before+1 {
 		t.Errorf("reading the table anew and one insert wrote %d records", after-before)
+	}
+}
+
+// A polled table verifies clean; a row that was written, one that came and one that went without being polled are found, and repaired.
+func TestVerifyPolled(t *testing.T) {
+	s := newShop(t, "")
+	d := s.start(t)
+	s.exec(t, `INSERT INTO item (id, name) VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')`)
+	captured(t, s, 4)
+	verify := func(wantCode int, want string, more ...string) {
+		t.Helper()
+		code, out, errs := weft(t, append([]string{"verify", "-c", s.config, "items"}, more...)...)
+		if code != wantCode || out != want {
+			t.Errorf("verify %v: code %d, %s, printed\n%s", more, code, errs, out)
+		}
+	}
+	verify(exitDone, "item: the same; 4 rows compared with topic shop.item\n")
+
+	s.unpolled(t, `UPDATE item SET name = 'other' WHERE id = 2`, `INSERT INTO item (id, name, weft_version) VALUES (9, 'new', 0)`, `DELETE FROM item WHERE id = 4`)
+	found := `item differing {"id":2} in name
+item extra {"id":4} (deleted rows are looked for every 1h0m0s)
+item missing {"id":9}
+item: 1 missing, 1 extra, 1 differing, 0 undecided; 4 rows compared with topic shop.item
+`
+	verify(exitNotSo, found)
+	verify(exitDone, found+"item: repaired 3, still different 0\n", "--repair", "--yes")
+	verify(exitDone, "item: the same; 4 rows compared with topic shop.item\n")
+
+	// A snapshot writes those that are there too.
+	s.unpolled(t, `UPDATE item SET name = 'more' WHERE id = 1`, `INSERT INTO item (id, name, weft_version) VALUES (10, 'new', -1)`)
+	verify(exitNotSo, `item missing {"id":10}
+item differing {"id":1} in name
+item: 1 missing, 0 extra, 1 differing, 0 undecided; 5 rows compared with topic shop.item
+`)
+	ok(t, "snapshot", "start", "-c", s.config, "items")
+	eventually(t, "the snapshot's rows are in the topic", func() bool {
+		code, _, _ := weft(t, "verify", "-c", s.config, "items")
+		return code == exitDone
+	})
+	verify(exitDone, "item: the same; 5 rows compared with topic shop.item\n")
+	d.end(t)
+}
+
+// unpolled writes rows that no trigger numbers, so that they are not polled.
+func (s *shop) unpolled(t *testing.T, statements ...string) {
+	t.Helper()
+	tx, err := s.db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback() // after a commit it does nothing
+	statements = slices.Concat([]string{"DROP TRIGGER weft_insert_item", "DROP TRIGGER weft_update_item"}, statements, polling.SQLiteStatements("item", "weft_version"))
+	for _, statement := range statements {
+		if _, err := tx.Exec(statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
 	}
 }

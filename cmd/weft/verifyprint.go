@@ -23,6 +23,9 @@ func printResult(w io.Writer, r *verify.Result) error {
 	for _, column := range slices.Sorted(maps.Keys(r.Unknown)) {
 		fmt.Fprintf(&b, "%s: the topic does not tell %s of %d rows: they were compared without it\n", r.Table, column, r.Unknown[column])
 	}
+	if r.Moving > 0 {
+		fmt.Fprintf(&b, "%s: %d rows were written between every two looks: they were compared without their values\n", r.Table, r.Moving)
+	}
 	if len(r.Gone) > 0 {
 		fmt.Fprintf(&b, "%s: rows in the topic have columns that the table no longer has: %s\n", r.Table, strings.Join(r.Gone, ", "))
 	}

@@ -43,7 +43,7 @@ type Record struct {
 	Key []byte
 	// Value is nil for a tombstone.
 	Value []byte
-	// Row is the row that the record tells, as JSON and a part of Value. EncodeFound alone sets it.
+	// Row is the row that the record tells, as JSON and a part of Value; nil for none.
 	Row []byte
 	// Ordinal ends the record's seq.
 	Ordinal byte
@@ -106,7 +106,7 @@ func (e *Encoder) Encode(buf []byte, dst []Record, c *sources.Change, seqPrefix 
 	for i := range parts[:n] {
 		p := &parts[i]
 		dst = append(dst, Record{
-			Key: p.key.of(out), Value: p.value.of(out), Ordinal: p.ordinal, OldKey: p.oldKey.of(out), NewKey: p.newKey.of(out),
+			Key: p.key.of(out), Value: p.value.of(out), Row: p.row.of(out), Ordinal: p.ordinal, OldKey: p.oldKey.of(out), NewKey: p.newKey.of(out),
 		})
 	}
 	return out, dst, nil
@@ -146,8 +146,8 @@ func (s span) of(buf []byte) []byte {
 
 // part is a Record before its bytes have come to rest.
 type part struct {
-	key, value, oldKey, newKey span
-	ordinal                    byte
+	key, value, row, oldKey, newKey span
+	ordinal                         byte
 }
 
 func (e *Encoder) encode(buf []byte, c *sources.Change, seqPrefix []byte) (out []byte, parts [3]part, n int, err error) {
@@ -192,6 +192,9 @@ func (e *Encoder) encode(buf []byte, c *sources.Change, seqPrefix []byte) (out [
 	parts[0].ordinal = v.ordinal
 	if buf, parts[0].value, err = e.appendValue(buf, t, c, &v, parts[0].key, seqPrefix); err != nil {
 		return buf, parts, 0, err
+	}
+	if v.after != nil {
+		parts[0].row = v.afterAt
 	}
 	n = 1
 	if c.Op == sources.OpDelete && len(t.key) > 0 {

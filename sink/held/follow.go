@@ -52,6 +52,7 @@ const (
 // Follow reads what the topic holds beyond what is known of it. Nobody else may write to the topic, and nothing of it may be
 // pending. Where the topic no longer has what comes next, or is another one, all that was known of it is forgotten.
 func (s *Store) Follow(ctx context.Context, cl *kgo.Client, topic string) error {
+	s.forgetRun(topic)
 	meta, err := kadm.NewClient(cl).Metadata(ctx, topic)
 	if err != nil {
 		return fmt.Errorf("look for topic %s: %w", topic, err)
@@ -74,7 +75,7 @@ func (s *Store) Follow(ctx context.Context, cl *kgo.Client, topic string) error 
 			s.log.Warn("the topic no longer has what comes after the rows that are known of it, which are read anew", "topic", topic)
 		}
 		prefix := prefixOf(nil, topic)
-		if err := s.db.DeleteRange(prefix, append(prefix[:len(prefix)-1:len(prefix)-1], 1), pebble.NoSync); err != nil {
+		if err := s.db.DeleteRange(prefix, endOf(prefix), pebble.NoSync); err != nil {
 			return s.broken(err)
 		}
 		p = progress{ID: id, Offsets: starts}

@@ -9,6 +9,7 @@
 package held
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -34,15 +35,22 @@ import (
 //
 // Rows sort last, so that a new row whose key is above all others is outside of every file.
 type Store struct {
-	db    *pebble.DB
-	cache *pebble.Cache
-	lock  *pebble.Lock
-	dir   string
-	log   hclog.Logger
-	// pending is what was written since the last Commit. Reads see it.
+	db      *pebble.DB
+	cache   *pebble.Cache
+	lock    *pebble.Lock
+	dir     string
+	log     hclog.Logger
+	options *pebble.Options
+	// pending is what was written since the last Commit and is in no run. Reads see both.
 	pending *pebble.Batch
+	runs    map[string]*run // by topic
+	topic   string          // that was used last, and its run; nil for none
+	run     *run
+	free    freeBlocks
 	flushed time.Time
-	key     []byte // scratch
+	key     []byte // of the row that rowKey was asked for last, of a topic and a record key of so many bytes
+	keyOf   string
+	keyLen  int
 	value   []byte // scratch, never nil
 }
 
@@ -105,13 +113,18 @@ func open(dir string, log hclog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the rows that the log holds, in %s, which another process may use: %w", dir, err)
 	}
-	s := &Store{lock: lock, cache: pebble.NewCache(cacheBytes), dir: dir, log: log, flushed: time.Now(), value: []byte{}}
+	s := &Store{lock: lock, cache: pebble.NewCache(cacheBytes), dir: dir, log: log, runs: map[string]*run{}, flushed: time.Now(), value: []byte{}}
 	o := &pebble.Options{
 		Cache: s.cache, Lock: lock, MemTableSize: memTableBytes, MemTableStopWritesThreshold: 3, DisableWAL: true,
 		FormatMajorVersion: pebble.FormatNewest, Logger: silent{}, MaxOpenFiles: 256, L0CompactionThreshold: 4, LBaseMaxBytes: 128 << 20,
 	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most rows of a first pass are looked for in vain
+	}
+	o.EnsureDefaults() // a run's file needs them too
+	s.options = o
+	if err := removeFiles(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", dir, err), s.close())
 	}
 	if s.db, err = pebble.Open(dir, o); err == nil {
 		s.pending = s.db.NewIndexedBatch()
@@ -160,20 +173,55 @@ func prefixOf(dst []byte, topic string) []byte {
 	return append(append(append(dst[:0], 'r'), topic...), 0)
 }
 
+// endOf is above all keys with a prefix of prefixOf.
+func endOf(prefix []byte) []byte { return append(prefix[:len(prefix)-1:len(prefix)-1], 1) }
+
 func (s *Store) rowKey(topic string, key []byte) []byte {
+	if s.keyOf == topic && s.keyLen == len(key) && bytes.HasSuffix(s.key, key) { // a row is put that was looked for
+		return s.key
+	}
 	s.key = fold.AppendSortable(prefixOf(s.key, topic), key)
+	s.keyOf, s.keyLen = topic, len(key)
 	return s.key
 }
 
 // Row returns the row of a record key as JSON, valid until the next call. It is empty where the topic has the row's delete, and not
 // yet its tombstone.
 func (s *Store) Row(topic string, key []byte) (row []byte, ok bool, err error) {
-	return s.get(s.rowKey(topic, key))
+	r, err := s.runOf(topic)
+	if err != nil {
+		return nil, false, err
+	}
+	k := s.rowKey(topic, key)
+	if r.above(k) {
+		return nil, false, nil
+	}
+	if row := r.find(k); row != nil {
+		if row.removed {
+			return nil, false, nil
+		}
+		s.value = append(s.value[:0], r.at(row.value)...)
+		return s.value, true, nil
+	}
+	return s.get(k)
 }
 
 // Put notes that a record with this row is on its way to the log.
 func (s *Store) Put(topic string, key, row []byte) error {
-	if err := s.pending.Set(s.rowKey(topic, key), row, nil); err != nil {
+	r, err := s.runOf(topic)
+	if err != nil {
+		return err
+	}
+	k := s.rowKey(topic, key)
+	if r.above(k) {
+		r.add(k, row)
+		return nil
+	}
+	if was := r.find(k); was != nil {
+		r.set(was, row)
+		return nil
+	}
+	if err := s.pending.Set(k, row, nil); err != nil {
 		return s.broken(err)
 	}
 	return nil
@@ -181,7 +229,19 @@ func (s *Store) Put(topic string, key, row []byte) error {
 
 // Remove notes that the row's delete is on its way to the log.
 func (s *Store) Remove(topic string, key []byte) error {
-	if err := s.pending.Delete(s.rowKey(topic, key), nil); err != nil {
+	r, err := s.runOf(topic)
+	if err != nil {
+		return err
+	}
+	k := s.rowKey(topic, key)
+	if r.above(k) {
+		return nil
+	}
+	if was := r.find(k); was != nil {
+		was.removed = true
+		return nil
+	}
+	if err := s.pending.Delete(k, nil); err != nil {
 		return s.broken(err)
 	}
 	return nil
@@ -191,8 +251,15 @@ func (s *Store) Remove(topic string, key []byte) error {
 // size, texts by their bytes. It returns where to go on after at most limit keys, nil at the end. A key is valid until fn
 // returns.
 func (s *Store) Keys(topic string, after []byte, limit int, fn func(key []byte) error) (next []byte, err error) {
+	r, err := s.runOf(topic)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.spill(r); err != nil {
+		return nil, err
+	}
 	prefix := prefixOf(nil, topic)
-	o := &pebble.IterOptions{LowerBound: prefix, UpperBound: append(prefix[:len(prefix)-1:len(prefix)-1], 1)}
+	o := &pebble.IterOptions{LowerBound: prefix, UpperBound: endOf(prefix)}
 	if after != nil {
 		o.LowerBound = append(slices.Clip(append(prefix, after...)), 0)
 	}
@@ -239,6 +306,10 @@ func (s *Store) Commit(ends map[string][]int64) error {
 		if err := s.setProgress(s.pending, topic, p); err != nil {
 			return err
 		}
+	}
+	// The rows come before how far they were followed.
+	if err := s.commitRuns(); err != nil {
+		return err
 	}
 	if s.pending.Empty() {
 		return nil

@@ -11,6 +11,7 @@ type batch struct {
 	changes []sources.Change
 
 	poll     uint64
+	stamp    uint64 // of the changes
 	maxBytes int
 	size     int
 	// Blocks that are full stay where they are, referred to by the values in them; only the newest is used again.
@@ -34,10 +35,11 @@ func newBatch(maxBytes int) *batch {
 	return &batch{maxBytes: maxBytes}
 }
 
-func (b *batch) reset(poll uint64) {
+// reset empties it for a poll. stamp is a moment after its view was opened.
+func (b *batch) reset(poll, stamp uint64) {
 	clear(b.changes)
 	b.changes = b.changes[:0]
-	b.poll = poll
+	b.poll, b.stamp = poll, stamp
 	b.size = 0
 	b.bytes = b.bytes[:0]
 	b.values = b.values[:0]
@@ -79,7 +81,7 @@ func (b *batch) add(t *table, values []sources.Value) bool {
 	b.size += size
 	order := appendOrder(b.room(orderWidth), b.poll, len(b.changes))
 	b.keep(order)
-	c := sources.Change{Op: sources.OpCreate, Table: &t.Table, After: values, Order: slices.Clip(order)}
+	c := sources.Change{Op: sources.OpCreate, Table: &t.Table, After: values, Order: slices.Clip(order), Stamp: b.stamp}
 	if t.isDeleted(values) {
 		c.Op, c.Before, c.After = sources.OpDelete, values, nil
 	}
@@ -104,7 +106,7 @@ func (b *batch) addDelete(t *table, key [][]byte) bool {
 	b.size += size
 	order := appendOrder(b.room(orderWidth), b.poll, len(b.changes))
 	b.keep(order)
-	b.changes = append(b.changes, sources.Change{Op: sources.OpDelete, Table: &t.Table, Before: values, Order: slices.Clip(order)})
+	b.changes = append(b.changes, sources.Change{Op: sources.OpDelete, Table: &t.Table, Before: values, Order: slices.Clip(order), Stamp: b.stamp})
 	return true
 }
 

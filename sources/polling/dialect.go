@@ -82,6 +82,11 @@ func (t *table) isDeleted(row []sources.Value) bool {
 	return true
 }
 
+// setDeleted finds the column that marks deleted rows, where the table has it.
+func (t *table) setDeleted(column string) {
+	t.deleted = 1 + slices.IndexFunc(t.Columns, func(c sources.Column) bool { return c.Name == column && column != "" })
+}
+
 // markDeleted finds the column that marks deleted rows in each table that has it, and refuses a name that none has.
 func markDeleted(tables []*table, column string) error {
 	if column == "" {
@@ -89,7 +94,7 @@ func markDeleted(tables []*table, column string) error {
 	}
 	found := false
 	for _, t := range tables {
-		t.deleted = 1 + slices.IndexFunc(t.Columns, func(c sources.Column) bool { return c.Name == column })
+		t.setDeleted(column)
 		found = found || t.deleted > 0
 	}
 	if !found {

@@ -22,6 +22,8 @@
 //     (reconcile.go). A changed key is a create of the new key and, once it is looked for, a delete of the old one.
 //   - Rows from before the capture's first Open where OpenOptions.Existing asks for them.
 //
+// Beside the polls rows are read in the order of their keys (reader.go), to be compared with the log, repaired, or delivered anew.
+//
 // Order is the number of the poll and the index in it. A poll cannot be repeated, since rows have moved on by then, so
 // after a resume the count goes on above OpenOptions.Above.
 //

@@ -134,7 +134,7 @@ func (c *MariaDBConfig) dialect(ctx context.Context, f *flavour, tables []string
 		return nil, errors.New("url: the driver refuses it")
 	}
 	d := &mariadbDialect{
-		flavour: f, place: "the " + f.name + " server at " + config.Addr, user: config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log,
+		flavour: f, place: f.place(config), user: config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log,
 		db: sql.OpenDB(connector), limits: limits{},
 	}
 	if d.watermark == "" {
@@ -243,11 +243,16 @@ func (d *mariadbDialect) view(ctx context.Context) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := loadAll(ctx, v.match, d.captured)
+	return v.load(ctx)
+}
+
+// load reads which tables there are.
+func (v *mariadbView) load(ctx context.Context) (*mariadbView, error) {
+	tables, err := loadAll(ctx, v.match, v.dialect.captured)
 	if err != nil {
-		return nil, errors.Join(d.explain(err), v.close())
+		return nil, errors.Join(v.dialect.explain(err), v.close())
 	}
-	d.captured = tables
+	v.dialect.captured = tables
 	return v, nil
 }
 
@@ -261,10 +266,20 @@ func (d *mariadbDialect) begin(ctx context.Context) (*mariadbView, error) {
 		}
 	}
 	d.more = false
+	v, err := d.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v.below, v.back = d.looked.horizon, back
+	return v, nil
+}
+
+// start begins to read what was committed up to now.
+func (d *mariadbDialect) start(ctx context.Context) (*mariadbView, error) {
 	if _, err := d.conn.ExecContext(ctx, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"); err != nil {
 		return nil, d.explain(fmt.Errorf("begin to read: %w", err))
 	}
-	return &mariadbView{dialect: d, below: d.looked.horizon, back: back}, nil
+	return &mariadbView{dialect: d}, nil
 }
 
 // mariadbView is a transaction with one snapshot.

@@ -98,21 +98,23 @@ func mariadbRange(t *table, first, last [][]byte) string {
 	return where
 }
 
+// mariadbValue is the i-th column of a key as a literal.
+func mariadbValue(t *table, i int, key [][]byte) string {
+	typ := t.Columns[t.Key[i]].Type
+	return mariadbLiteral(typ, keyOf(typ, sources.Value{State: sources.Present, Data: key[i]}))
+}
+
 // mariadbKeys selects the rows with these keys.
 func mariadbKeys(t *table, keys [][][]byte) string {
-	literal := func(i int, key [][]byte) string {
-		typ := t.Columns[t.Key[i]].Type
-		return mariadbLiteral(typ, keyOf(typ, sources.Value{State: sources.Present, Data: key[i]}))
-	}
 	var terms []string
 	for _, key := range keys {
 		if len(t.Key) == 1 {
-			terms = append(terms, literal(0, key))
+			terms = append(terms, mariadbValue(t, 0, key))
 			continue
 		}
 		var equal []string
 		for i, k := range t.Key {
-			equal = append(equal, quoteMariaDB(t.Columns[k].Name)+" = "+literal(i, key))
+			equal = append(equal, quoteMariaDB(t.Columns[k].Name)+" = "+mariadbValue(t, i, key))
 		}
 		terms = append(terms, "("+strings.Join(equal, " AND ")+")")
 	}

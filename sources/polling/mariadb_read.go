@@ -2,11 +2,12 @@ package polling
 
 import (
 	"context"
-	"database/sql"
+	"database/sql/driver"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -32,9 +33,18 @@ func (v *mariadbView) read(ctx context.Context, t *table, at tablePosition, b *b
 	}
 	for {
 		asked := d.limits.of(t)
-		taken, full, err := v.page(ctx, t, v.pageQuery(t, at.Watermark, below, cursor, asked), b, &cursor)
+		query := v.pageQuery(t, at.Watermark, below, cursor, asked)
+		var mark int64
+		taken, full, err := v.page(ctx, t, query, b, func(m int64) { mark = m })
 		if err != nil {
 			return at, false, d.explain(err)
+		}
+		if taken > 0 {
+			cursor = &columnCursor{Mark: mark}
+			last := b.last()
+			for _, k := range t.Key {
+				cursor.Key = append(cursor.Key, keyOf(t.Columns[k].Type, last[k]))
+			}
 		}
 		d.limits.learn(t, asked, taken, full)
 		if full {
@@ -92,85 +102,93 @@ func mariadbLiteral(t sources.Type, key string) string {
 	return "CONVERT(x'" + hex.EncodeToString([]byte(key)) + "' USING utf8mb4)"
 }
 
-// page adds the rows of a query to b until it is full, and moves the cursor behind the last of them.
-func (v *mariadbView) page(ctx context.Context, t *table, query string, b *batch, cursor **columnCursor) (taken int, full bool, err error) {
+// page adds the rows of a query to b until it is full, and calls each with the watermark of each of them. It asks the driver itself, since
+// database/sql would convert each value twice more.
+func (v *mariadbView) page(ctx context.Context, t *table, query string, b *batch, each func(mark int64)) (taken int, full bool, err error) {
 	scan := t.scan[0].(*mariadbScan)
-	rows, err := v.dialect.conn.QueryContext(ctx, query)
-	if err != nil {
-		return 0, false, fmt.Errorf("read table %s: %w", t.name, err)
-	}
-	var mark int64
-	for rows.Next() {
-		if full {
-			continue // the rest is on its way, and is short
-		}
-		if err := rows.Scan(scan.into...); err != nil {
-			return 0, false, errors.Join(fmt.Errorf("read table %s: %w", t.name, err), rows.Close())
-		}
-		values, err := scan.values(t, b)
+	err = v.dialect.conn.Raw(func(conn any) (err error) {
+		rows, err := conn.(driver.QueryerContext).QueryContext(ctx, query, nil)
 		if err != nil {
-			return 0, false, errors.Join(err, rows.Close())
+			return fmt.Errorf("read table %s: %w", t.name, err)
 		}
-		if !b.add(t, values) {
-			full = true
-			continue
+		defer func() { err = errors.Join(err, rows.Close()) }()
+		for {
+			if err := rows.Next(scan.row); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("read table %s: %w", t.name, err)
+			}
+			values, err := scan.values(t, b)
+			if err != nil {
+				return err
+			}
+			if full = !b.add(t, values); full {
+				return nil // the rest is on its way, and is short
+			}
+			mark, ok := scan.row[0].(int64)
+			if !ok {
+				return fmt.Errorf("read table %s: the server tells %T as a row's time", t.name, scan.row[0])
+			}
+			taken++
+			each(mark)
 		}
-		mark = scan.mark
-		taken++
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return 0, false, fmt.Errorf("read table %s: %w", t.name, err)
-	}
-	if taken > 0 {
-		*cursor = &columnCursor{Mark: mark}
-		last := b.last()
-		for _, k := range t.Key {
-			(*cursor).Key = append((*cursor).Key, keyOf(t.Columns[k].Type, last[k]))
-		}
-	}
-	return taken, full, nil
+	})
+	return taken, full, err
 }
 
 // mariadbScan receives a table's rows.
 type mariadbScan struct {
-	unit int64 // of the watermark's last digit, in microseconds
-	mark int64
-	raw  []sql.RawBytes
-	into []any // mark and raw
-	bits []int // width of the columns of type BIT, 0 for others
+	unit int64          // of the watermark's last digit, in microseconds
+	row  []driver.Value // the watermark, then the columns
+	bits []int          // width of the columns of type BIT, 0 for others
 }
 
 func newMariaDBScan(columns int) *mariadbScan {
-	s := &mariadbScan{raw: make([]sql.RawBytes, columns), bits: make([]int, columns)}
-	s.into = append(s.into, &s.mark)
-	for i := range s.raw {
-		s.into = append(s.into, &s.raw[i])
-	}
-	return s
+	return &mariadbScan{row: make([]driver.Value, 1+columns), bits: make([]int, columns)}
 }
 
-// values copies the row that was scanned into a batch's memory, in the wire form of each Kind.
+// values copies the row that was received into a batch's memory, in the wire form of each Kind.
 func (s *mariadbScan) values(t *table, b *batch) ([]sources.Value, error) {
 	values := b.row(len(t.Columns))
-	for i, data := range s.raw {
+	for i, data := range s.row[1:] {
 		values[i] = sources.Value{}
 		if data == nil {
 			continue
 		}
 		var err error
 		if values[i], err = s.value(t.Columns[i].Type.Kind, s.bits[i], data, b); err != nil {
-			var key []sources.Value
-			for _, k := range t.Key {
-				key = append(key, sources.Value{Data: s.raw[k]})
-			}
 			return nil, sources.Fatal(fmt.Sprintf("correct the value, or leave table %s out of the capture", t.name),
-				"table %s, key %.200q, column %s: %w", t.name, key[0].Data, t.Columns[i].Name, err)
+				"table %s, key %.200q, column %s: %w", t.name, driverText(s.row[1+t.Key[0]]), t.Columns[i].Name, err)
 		}
 	}
 	return values, nil
 }
 
-func (s *mariadbScan) value(kind sources.Kind, bits int, data []byte, b *batch) (sources.Value, error) {
+// driverText is a value for people.
+func driverText(value driver.Value) string {
+	if text, ok := value.([]byte); ok {
+		return string(text)
+	}
+	return fmt.Sprint(value)
+}
+
+// value copies one. The driver gives integers and doubles as such, and all else as text.
+func (s *mariadbScan) value(kind sources.Kind, bits int, data driver.Value, b *batch) (sources.Value, error) {
+	const digits = 32 // of any number
+	switch data := data.(type) {
+	case int64:
+		return b.keep(strconv.AppendInt(b.room(digits), data, 10)), nil
+	case uint64:
+		return b.keep(strconv.AppendUint(b.room(digits), data, 10)), nil
+	case float64:
+		return b.keep(strconv.AppendFloat(b.room(digits), data, 'g', -1, 64)), nil
+	case []byte:
+		return s.text(kind, bits, data, b)
+	}
+	return sources.Value{}, fmt.Errorf("the driver gives it as %T", data)
+}
+
+func (s *mariadbScan) text(kind sources.Kind, bits int, data []byte, b *batch) (sources.Value, error) {
 	room := b.room(max(len(data)+len("+00"), bits))
 	switch kind {
 	case sources.Date, sources.Timestamp, sources.TimestampTZ:
@@ -190,12 +208,6 @@ func (s *mariadbScan) value(kind sources.Kind, bits int, data []byte, b *batch) 
 			}
 			room = append(room, bit)
 		}
-	case sources.Float:
-		f, err := strconv.ParseFloat(string(data), 64)
-		if err != nil {
-			return sources.Value{}, err
-		}
-		room = strconv.AppendFloat(b.room(32), f, 'g', -1, 64)
 	case sources.Bytes:
 		room = append(room, data...)
 	default:

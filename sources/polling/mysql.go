@@ -3,6 +3,8 @@ package polling
 import (
 	"context"
 
+	"github.com/go-sql-driver/mysql"
+
 	"weft/sources"
 )
 
@@ -54,6 +56,11 @@ var mySQL = &flavour{
 	recoverRight: " to who has XA_RECOVER_ADMIN",
 }
 
+// place names the server in messages.
+func (f *flavour) place(config *mysql.Config) string {
+	return "the " + f.name + " server at " + config.Addr
+}
+
 // MySQLConfig is the mysql source's part of the config file. It is that of MariaDB, whose dialect asks both servers.
 type MySQLConfig MariaDBConfig
 
@@ -71,12 +78,18 @@ func (c *MySQLConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.
 	return (*MariaDBConfig)(c).open(ctx, mySQL, o)
 }
 
+// OpenReader implements sources.Snapshotter.
+func (c *MySQLConfig) OpenReader(ctx context.Context, o sources.OpenOptions) (sources.Reader, error) {
+	return (*MariaDBConfig)(c).openReader(ctx, mySQL, o)
+}
+
 // Check implements sources.Checker.
 func (c *MySQLConfig) Check(ctx context.Context, o sources.CheckOptions) []sources.Finding {
 	return (*MariaDBConfig)(c).check(ctx, mySQL, o)
 }
 
 var (
-	_ sources.Poller  = (*MySQLConfig)(nil)
-	_ sources.Checker = (*MySQLConfig)(nil)
+	_ sources.Poller      = (*MySQLConfig)(nil)
+	_ sources.Checker     = (*MySQLConfig)(nil)
+	_ sources.Snapshotter = (*MySQLConfig)(nil)
 )

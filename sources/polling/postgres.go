@@ -101,8 +101,7 @@ func (c *PostgresConfig) dialect(ctx context.Context, tables []string, keys map[
 		return nil, sources.Fatal("correct url", "%w", err)
 	}
 	d := &postgresDialect{
-		place: fmt.Sprintf("the PostgreSQL database %s at %s:%d", config.Database, config.Host, config.Port),
-		user:  config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log, limits: limits{}, spans: map[string]int64{},
+		place: postgresPlace(config), user: config.User, watermark: c.Watermark, patterns: tables, keys: keys, log: log, limits: limits{}, spans: map[string]int64{},
 	}
 	if d.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
 		return nil, d.explain(fmt.Errorf("connect: %w", err))
@@ -118,6 +117,11 @@ func (c *PostgresConfig) dialect(ctx context.Context, tables []string, keys map[
 		return nil, errors.Join(d.explain(err), d.close())
 	}
 	return d, nil
+}
+
+// postgresPlace names the database in messages.
+func postgresPlace(config *pgx.ConnConfig) string {
+	return fmt.Sprintf("the PostgreSQL database %s at %s:%d", config.Database, config.Host, config.Port)
 }
 
 // postgresDialect reads one database through one connection. Its watermark is a transaction id, widened to 64 bits: that of a
@@ -212,7 +216,10 @@ func (d *postgresDialect) close() error {
 }
 
 // view implements dialect.
-func (d *postgresDialect) view(ctx context.Context) (view, error) {
+func (d *postgresDialect) view(ctx context.Context) (view, error) { return d.load(ctx) }
+
+// load begins to read, and looks which tables there are.
+func (d *postgresDialect) load(ctx context.Context) (*postgresView, error) {
 	v, err := d.begin(ctx)
 	if err != nil {
 		return nil, err

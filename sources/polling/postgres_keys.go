@@ -95,25 +95,32 @@ func (v *postgresView) eachRow(ctx context.Context, query string, params [][]byt
 // postgresRange selects the rows whose keys are from one to another.
 func postgresRange(t *table, first, last [][]byte) (from string, params [][]byte) {
 	var columns []string
-	bound := func(key [][]byte) string {
-		var values []string
-		for i, k := range t.Key {
-			params = append(params, appendPostgresText(nil, t.Columns[k].Type, key[i]))
-			values = append(values, fmt.Sprintf("$%d::%s", len(params), t.Columns[k].Type.Name))
-		}
-		return strings.Join(values, ", ")
-	}
 	for _, k := range t.Key {
 		columns = append(columns, "r."+quote(t.Columns[k].Name))
 	}
 	all := strings.Join(columns, ", ")
-	from = fmt.Sprintf("FROM ONLY %[1]s.%[2]s r WHERE (%[3]s) >= (%[4]s) AND (%[3]s) <= (%[5]s)", quote(t.Schema), quote(t.Name), all, bound(first), bound(last))
+	from, params = postgresValues(t, first, nil)
+	to, params := postgresValues(t, last, params)
+	from = fmt.Sprintf("FROM ONLY %[1]s.%[2]s r WHERE (%[3]s) >= (%[4]s) AND (%[3]s) <= (%[5]s)", quote(t.Schema), quote(t.Name), all, from, to)
 	return from, params
 }
 
-// postgresKeys selects the rows with these keys, which are handed over as an array a column.
+// postgresKeys selects the rows with these keys.
 func postgresKeys(t *table, keys [][][]byte) (from string, params [][]byte) {
-	var arrays, names, equal []string
+	arrays, params := postgresArrays(t, keys)
+	var names, equal []string
+	for i, k := range t.Key {
+		names = append(names, fmt.Sprintf("c%d", i))
+		equal = append(equal, fmt.Sprintf("r.%s = k.c%d", quote(t.Columns[k].Name), i))
+	}
+	from = fmt.Sprintf("FROM unnest(%s) k (%s) JOIN ONLY %s.%s r ON %s",
+		arrays, strings.Join(names, ", "), quote(t.Schema), quote(t.Name), strings.Join(equal, " AND "))
+	return from, params
+}
+
+// postgresArrays hands keys over as an array a column.
+func postgresArrays(t *table, keys [][][]byte) (list string, params [][]byte) {
+	var arrays []string
 	for i, k := range t.Key {
 		array := []byte{'{'}
 		for n, key := range keys {
@@ -131,10 +138,6 @@ func postgresKeys(t *table, keys [][][]byte) (from string, params [][]byte) {
 		}
 		params = append(params, append(array, '}'))
 		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", len(params), t.Columns[k].Type.Name))
-		names = append(names, fmt.Sprintf("c%d", i))
-		equal = append(equal, fmt.Sprintf("r.%s = k.c%d", quote(t.Columns[k].Name), i))
 	}
-	from = fmt.Sprintf("FROM unnest(%s) k (%s) JOIN ONLY %s.%s r ON %s",
-		strings.Join(arrays, ", "), strings.Join(names, ", "), quote(t.Schema), quote(t.Name), strings.Join(equal, " AND "))
-	return from, params
+	return strings.Join(arrays, ", "), params
 }

@@ -70,14 +70,18 @@ func (v *postgresView) readColumn(ctx context.Context, t *table, at tablePositio
 	for {
 		limit := v.dialect.limits.of(t)
 		query, params := v.columnQuery(t, at.Watermark, cursor)
-		last, taken, full, err := v.page(ctx, t, query, params, b)
+		var last []byte
+		taken, full, err := v.page(ctx, t, query, params, b, func(mark []byte) error {
+			last = append(last[:0], mark...)
+			return nil
+		})
 		if err != nil {
 			return at, false, err
 		}
 		v.dialect.limits.learn(t, limit, taken, full)
 		if taken > 0 {
 			cursor = &columnCursor{}
-			if cursor.Mark, err = parseInt([]byte(last.mark)); err != nil {
+			if cursor.Mark, err = parseInt(last); err != nil {
 				return at, false, fmt.Errorf("read table %s: %w", t.name, err)
 			}
 			values := b.last()
@@ -160,7 +164,11 @@ func (v *postgresView) scan(ctx context.Context, t *table, at tablePosition, b *
 		limit := v.dialect.limits.of(t)
 		query := fmt.Sprintf("%s WHERE r.ctid > '%s' AND r.ctid < '(%d,0)' AND %s BETWEEN %d AND %d ORDER BY r.ctid LIMIT %d",
 			t.query, cursor.After, min(end, 1<<32-1), widened(v.xmax), at.Watermark+1, cursor.Until-1, limit)
-		last, taken, full, err := v.page(ctx, t, query, nil, b)
+		var last []byte
+		taken, full, err := v.page(ctx, t, query, nil, b, func(mark []byte) error {
+			last = append(last[:0], mark...)
+			return nil
+		})
 		if err != nil {
 			return at, false, err
 		}
@@ -168,7 +176,7 @@ func (v *postgresView) scan(ctx context.Context, t *table, at tablePosition, b *
 		if full || taken == limit {
 			v.dialect.spans[t.name] = max(span/2, leastBlocks)
 			if taken > 0 {
-				cursor.After = last.mark
+				cursor.After = string(last)
 				if block, err = blockOf(cursor.After); err != nil {
 					return at, false, fmt.Errorf("read table %s: %w", t.name, err)
 				}
@@ -209,28 +217,28 @@ func blockOf(ctid string) (int64, error) {
 	return n, nil
 }
 
-// pageRow is the last row that a page has added: its first column, which is an xid8 or a ctid.
-type pageRow struct{ mark string }
-
-// page adds the rows of a query to b until it is full, and tells how many it has added.
-func (v *postgresView) page(ctx context.Context, t *table, query string, params [][]byte, b *batch) (last pageRow, taken int, full bool, err error) {
+// page adds the rows of a query to b until it is full, and tells how many it has added. It calls each with the first column of each
+// of them, which is an xid8 or a ctid.
+func (v *postgresView) page(ctx context.Context, t *table, query string, params [][]byte, b *batch, each func(mark []byte) error) (taken int, full bool, err error) {
 	rows := v.tx.Conn().PgConn().ExecParams(ctx, query, params, nil, nil, nil)
 	for !full && rows.NextRow() {
 		values, err := copyRow(t, rows.Values(), b)
 		if err != nil {
-			return last, 0, false, errors.Join(err, closeRows(rows))
+			return 0, false, errors.Join(err, closeRows(rows))
 		}
 		if !b.add(t, values) {
 			full = true
 			continue
 		}
-		last.mark = string(rows.Values()[0])
 		taken++
+		if err := each(rows.Values()[0]); err != nil {
+			return 0, false, errors.Join(err, closeRows(rows))
+		}
 	}
 	if err := closeRows(rows); err != nil {
-		return last, 0, false, fmt.Errorf("read table %s: %w", t.name, err)
+		return 0, false, fmt.Errorf("read table %s: %w", t.name, err)
 	}
-	return last, taken, full, nil
+	return taken, full, nil
 }
 
 func closeRows(rows *pgconn.ResultReader) error {

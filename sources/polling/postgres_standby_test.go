@@ -190,6 +190,58 @@ func TestPostgresStandby(t *testing.T) {
 				findings = append(findings, f.Text)
 			}
 			has(t, strings.Join(findings, "\n"), "a standby, whose rows come as it replays them")
+			reconcileStandby(t, db, c, replica, wait, admin)
 		})
 	}
+}
+
+// reconcileStandby: deleted rows are found on a standby, and what it does not show yet counts neither as deleted nor as there.
+func reconcileStandby(t *testing.T, db *pgDatabase, primary, replica *PostgresConfig, wait func(), admin func(statement string)) {
+	var log bytes.Buffer
+	r := &reconciled{t: t, held: newFakeHolder(), exec: db.exec, orders: "orders", name: "public.orders"}
+	db.opts = sources.OpenOptions{Capture: "shop", Tables: []string{"public.orders"}, BatchBytes: 64 << 10, ReadAheadBytes: 64 << 10,
+		Held: r.held, Existing: true, Logger: hclog.New(&hclog.LoggerOptions{Output: &log})}
+	open := func(c *PostgresConfig) {
+		r.src = db.open(c).(*source)
+		r.src.reconcile.every, r.src.reconcile.next = 20*time.Millisecond, time.Now()
+	}
+	position := func() sources.Position {
+		t.Helper()
+		p, err := r.src.position.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	db.prepare(primary, "orders", "id int8 PRIMARY KEY, v text", "id")
+	r.insert(0, 1200)
+	wait()
+	open(replica)
+	r.until(1200)
+	r.quiet()
+	r.exec("DELETE FROM orders WHERE id IN (0, 7, 650)")
+	wantKeys(t, r.until(1197), "0", "7", "650")
+
+	admin("SELECT pg_wal_replay_pause()")
+	r.exec("DELETE FROM orders WHERE id = 8")
+	r.quiet()
+	admin("SELECT pg_wal_replay_resume()")
+	wantKeys(t, r.until(1196), "8")
+
+	// The primary was read before: the standby lacks a row that the log holds.
+	wait()
+	admin("SELECT pg_wal_replay_pause()")
+	r.insert(5000, 5001)
+	db.opts.Position = position()
+	open(primary)
+	r.until(1197)
+	db.opts.Position = position()
+	open(replica)
+	r.quiet()
+	has(t, log.String(), "the standby lags behind what was captured already, and is waited for")
+	admin("SELECT pg_wal_replay_resume()")
+	r.insert(5001, 5002)
+	wantKeys(t, r.until(1198))
+	r.exec("DELETE FROM orders WHERE id = 5000")
+	wantKeys(t, r.until(1197), "5000")
 }

@@ -239,6 +239,10 @@ func (s *source) look(ctx context.Context, v view, reconcile bool) (sources.Batc
 		return sources.Batch{}, err
 	}
 	s.describe(v)
+	if reconcile && v.horizon() < s.position.highest() { // what a standby that lags does not show yet is not gone
+		s.reconcile.next = time.Now().Add(s.interval)
+		reconcile = false
+	}
 	if reconcile {
 		if b, err := s.findDeleted(ctx, v); err != nil || len(b.Changes) > 0 {
 			return b, err
@@ -254,7 +258,7 @@ func (s *source) look(ctx context.Context, v view, reconcile bool) (sources.Batc
 func (s *source) findDeleted(ctx context.Context, v view) (sources.Batch, error) {
 	next := s.position
 	next.Poll++
-	s.batch.reset(next.Poll)
+	s.batch.reset(next.Poll, moment())
 	done, err := s.reconcile.step(ctx, v, s.batch)
 	if err != nil {
 		return sources.Batch{}, err
@@ -297,7 +301,7 @@ func (s *source) read(ctx context.Context, v view) (sources.Batch, error) {
 	first, _ := slices.BinarySearchFunc(tables, s.turn, func(t *table, name string) int {
 		return strings.Compare(t.name, name)
 	})
-	s.batch.reset(next.Poll)
+	s.batch.reset(next.Poll, moment())
 	full := false
 	turn := ""
 	for i := range tables {

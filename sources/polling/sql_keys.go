@@ -50,7 +50,7 @@ func (v *sqlView) eachKey(ctx context.Context, t *table, where string, args []an
 	}
 	key := make([][]byte, len(cells))
 	for rows.Next() {
-		scratch.reset(0)
+		scratch.reset(0, 0)
 		if err := rows.Scan(into...); err != nil {
 			return errors.Join(d.explain(err), rows.Close())
 		}

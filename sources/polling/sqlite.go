@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -182,7 +183,9 @@ func (d *sqliteDialect) close() error {
 }
 
 // view implements dialect.
-func (d *sqliteDialect) view(ctx context.Context) (view, error) {
+func (d *sqliteDialect) view(ctx context.Context) (view, error) { return d.load(ctx) }
+
+func (d *sqliteDialect) load(ctx context.Context) (*sqliteView, error) {
 	v, err := d.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -264,29 +267,43 @@ func (v *sqliteView) older(highest int64) string {
 
 // read implements view.
 func (v *sqliteView) read(ctx context.Context, t *table, at tablePosition, b *batch) (tablePosition, bool, error) {
-	rows, err := v.tx.QueryContext(ctx, t.query, at.Watermark)
+	last := at.Watermark
+	full, err := v.page(ctx, t, t.query+afterWatermark(v.dialect.watermark), []any{at.Watermark}, b, func(mark int64) { last = mark })
 	if err != nil {
-		return at, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
-	}
-	last, full := at.Watermark, false
-	for !full && rows.Next() {
-		row, err := v.row(t, rows, last, b)
-		if err != nil {
-			return at, false, v.dialect.explain(errors.Join(err, rows.Close()))
-		}
-		if b.add(t, row.values) {
-			last = row.watermark
-		} else {
-			full = true
-		}
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return at, false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+		return at, false, err
 	}
 	if !full {
 		last = v.counter
 	}
 	return tablePosition{Watermark: last}, full, nil
+}
+
+// afterWatermark selects the rows above a watermark, in order.
+func afterWatermark(watermark string) string {
+	return fmt.Sprintf(" WHERE %[1]s > ? ORDER BY %[1]s", quote(watermark))
+}
+
+// page adds the rows of a query to b until it is full, and calls each with the watermark of each of them.
+func (v *sqliteView) page(ctx context.Context, t *table, query string, args []any, b *batch, each func(mark int64)) (full bool, err error) {
+	rows, err := v.tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+	}
+	last := int64(math.MinInt64)
+	for !full && rows.Next() {
+		row, err := v.row(t, rows, last, b)
+		if err != nil {
+			return false, v.dialect.explain(errors.Join(err, rows.Close()))
+		}
+		if full = !b.add(t, row.values); !full {
+			last = row.watermark
+			each(last)
+		}
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return false, v.dialect.explain(fmt.Errorf("read table %s: %w", t.name, err))
+	}
+	return full, nil
 }
 
 // sqliteRow is a row in a batch's memory.

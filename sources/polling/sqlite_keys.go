@@ -51,7 +51,7 @@ func (v *sqliteView) eachKey(ctx context.Context, t *table, where string, fn fun
 	}
 	key := make([][]byte, len(scan))
 	for rows.Next() {
-		scratch.reset(0)
+		scratch.reset(0, 0)
 		if err := rows.Scan(scan...); err != nil {
 			return errors.Join(v.dialect.explain(err), rows.Close())
 		}

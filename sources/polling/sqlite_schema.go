@@ -132,7 +132,7 @@ func (v *sqliteView) loadTable(ctx context.Context, name string) (*table, error)
 		// The plus takes the declared type away, by which the driver would make times of text.
 		columns.WriteString(", +" + quote(c.Name))
 	}
-	t.query = fmt.Sprintf("SELECT +%s%s FROM %s WHERE %s > ? ORDER BY %s", w, columns.String(), quote(name), w, w)
+	t.query = fmt.Sprintf("SELECT +%s%s FROM %s", w, columns.String(), quote(name))
 	return t, nil
 }
 

@@ -321,7 +321,7 @@ func TestQueryPlan(t *testing.T) {
 	s := newShop(t, "orders")
 	createTable(t, s.db, "orders", orders)
 	src := s.start()
-	query := src.(*source).dialect.(*sqliteDialect).captured[0].query
+	query := src.(*source).dialect.(*sqliteDialect).captured[0].query + afterWatermark("weft_version")
 	rows, err := s.db.Query("EXPLAIN QUERY PLAN "+query, 1)
 	if err != nil {
 		t.Fatal(err)

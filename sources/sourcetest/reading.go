@@ -26,6 +26,18 @@ type snapshotting struct {
 	streamed *sources.Table
 	stamps   []uint64
 	blocks   []json.RawMessage
+	versions map[rowVersion]int64 // that a PolledReader told
+}
+
+type rowVersion struct {
+	id int64
+	version
+}
+
+// polls tells whether the source does.
+func polls(h *Harness) bool {
+	_, ok := h.Config.(sources.Poller)
+	return ok
 }
 
 // openSnapshot opens a stream, writes, reads what it brings, and opens a reader at the place where the stream then is.
@@ -134,9 +146,25 @@ func (s *snapshotting) chunk(ctx context.Context, q sources.ChunkRequest) (*sour
 		}
 		rows = append(rows, row)
 	}
+	if polls(s.h) {
+		if c.Versions == nil || len(c.Versions) != len(c.Rows) {
+			return nil, nil, fmt.Errorf("a chunk of %d rows tells %d versions", len(c.Rows), len(c.Versions))
+		}
+		if s.versions == nil {
+			s.versions = map[rowVersion]int64{}
+		}
+		for i, row := range rows {
+			row.Op = sources.OpRead
+			of := rowVersion{row.ID, versionOf(row)}
+			if was, ok := s.versions[of]; ok && was != c.Versions[i] {
+				return nil, nil, fmt.Errorf("row %d has version %d, and had %d, though nobody has written it", row.ID, c.Versions[i], was)
+			}
+			s.versions[of] = c.Versions[i]
+		}
+	}
 	for i, stamp := range s.stamps {
 		sees, err := c.View.SeesSource(s.blocks[i])
-		if err != nil || sees != c.View.Sees(stamp) {
+		if err != nil || sees != (c.View.Sees(stamp) || polls(s.h)) {
 			return nil, nil, fmt.Errorf("the view sees stamp %d: %t; by its source block: %t, %w", stamp, c.View.Sees(stamp), sees, err)
 		}
 		if stamp < c.View.Horizon() && !sees {

@@ -1,12 +1,13 @@
 // Command bench measures how fast the daemon drains a PostgreSQL backlog into Kafka, against a bare reader of the same
 // backlog that throws every message away, and how long a committed row takes to reach a consumer; or, with -snapshot, how fast
 // it reads a whole table into Kafka, against a COPY that is thrown away; or, with -mongodb, what a change of a MongoDB collection costs it, against
-// a loop of the driver that reads the same change stream and throws it away.
+// a loop of the driver that reads the same change stream and throws it away; or, with -polling, how fast it reads a table of PostgreSQL and
+// one of MariaDB by its first polls, and what it costs to look for deleted rows in them.
 //
-// Both read the same of one table, in turns, in one run: absolute rates of a machine say little, the ratio does.
+// But for the last, both read the same of one table, in turns, in one run: absolute rates of a machine say little, the ratio does.
 // The servers are those of services run, which names them in the environment.
 //
-//	services run -- bench [-snapshot|-mongodb] [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
+//	services run -- bench [-snapshot|-mongodb|-polling] [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
 package main
 
 import (
@@ -32,6 +33,7 @@ func main() {
 	p := plan{perSecond: 500}
 	snapshot := flag.Bool("snapshot", false, "measure the reading of the table instead of the drain of a backlog")
 	mongodb := flag.Bool("mongodb", false, "measure the CPU that a change of a MongoDB collection takes, of a fifth of -changes")
+	polling := flag.Bool("polling", false, "measure the first polls of a table, and the search for deleted rows")
 	short := flag.Bool("short", false, "100,000 changes of a table of 100,000 rows, in two rounds")
 	flag.IntVar(&p.rows, "rows", 1_000_000, "rows of the table before the backlog")
 	flag.IntVar(&p.changes, "changes", 500_000, "changes of the backlog, in transactions of 100")
@@ -50,6 +52,8 @@ func main() {
 		measure = measureSnapshot
 	case *mongodb:
 		measure = measureMongo
+	case *polling:
+		measure = measurePolling
 	}
 	err := measure(ctx, p)
 	stop()

@@ -238,7 +238,8 @@ func (b *bench) caughtUp(ctx context.Context, d *daemon) error {
 type checkpoint struct {
 	Changes  int64
 	Position struct {
-		LSN string
+		LSN        string
+		Reconciled int64
 	}
 	Snapshot struct {
 		EndedAt *time.Time `json:"ended_at"`
@@ -259,7 +260,7 @@ func covers(end uint64) func(checkpoint) bool {
 
 // awaitCheckpoint waits for a committed checkpoint of the capture that is the wanted one.
 func (b *bench) awaitCheckpoint(ctx context.Context, d *daemon, wanted func(checkpoint) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Hour)
 	defer cancel()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka), kgo.ConsumeTopics("__weft.checkpoints"),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(50*time.Millisecond))

@@ -13,7 +13,8 @@ import (
 
 // Snapshots says how a capture reads tables beside its stream, where its source can.
 type Snapshots struct {
-	// Initial: the tables are read when the capture begins, when one is added, and after a gap. Otherwise only when somebody asks.
+	// Initial: the tables are read when the capture begins, when one is added, and after a gap. Otherwise only when somebody asks. A
+	// source that polls does so by itself.
 	Initial bool
 	// Parallel, RowsPerSecond and ChunkBytes are as in snapshot.Options.
 	Parallel, RowsPerSecond, ChunkBytes int
@@ -43,6 +44,12 @@ func (c *Capture) snapshotter() sources.Snapshotter {
 	return s
 }
 
+// interleaved tells whether tables are read beside the stream without being asked for.
+func (c *Capture) interleaved() bool {
+	_, polls := c.Source.(sources.Poller)
+	return c.Snapshots.Initial && !polls && c.snapshotter() != nil
+}
+
 // interleaver is nil where the source reads no tables.
 func (c *Capture) interleaver(w *sink.Writer) (*snapshot.Interleaver, error) {
 	source := c.snapshotter()
@@ -54,7 +61,7 @@ func (c *Capture) interleaver(w *sink.Writer) (*snapshot.Interleaver, error) {
 		return nil, nil
 	}
 	state := cp.Snapshot
-	if state == nil && cp.Position == nil && c.Snapshots.Initial {
+	if state == nil && cp.Position == nil && c.interleaved() {
 		state = snapshot.Initial()
 		w.SetSnapshot(state)
 	}
@@ -63,7 +70,7 @@ func (c *Capture) interleaver(w *sink.Writer) (*snapshot.Interleaver, error) {
 		Open: sources.OpenOptions{
 			Capture: c.Name, Tables: c.Tables, Keys: c.Keys, BatchBytes: c.BatchBytes, ReadAheadBytes: c.ReadAheadBytes, Logger: c.Logger,
 		},
-		Added: c.Snapshots.Initial, Parallel: c.Snapshots.Parallel, RowsPerSecond: c.Snapshots.RowsPerSecond,
+		Added: c.interleaved(), Parallel: c.Snapshots.Parallel, RowsPerSecond: c.Snapshots.RowsPerSecond,
 		ChunkBytes: c.Snapshots.ChunkBytes, RingBytes: ringBytes,
 		Sweep: func(t *sources.Table) snapshot.Sweep { return w.NewSweep(t) }, Logger: c.Logger,
 	}, state)
@@ -80,7 +87,7 @@ func (c *Capture) closeInterleaver(in *snapshot.Interleaver) {
 
 // snapshotAfterGap has all tables read again, in the commit that begins the new epoch.
 func (c *Capture) snapshotAfterGap(w *sink.Writer) {
-	if c.Snapshots.Initial && c.snapshotter() != nil {
+	if c.interleaved() {
 		w.SetSnapshot(snapshot.AfterGap(w.Checkpoint().Snapshot))
 	}
 }

@@ -2,11 +2,9 @@ package verify
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -27,7 +25,8 @@ type comparison struct {
 	reader sources.Reader
 	rows   encoder
 	table  *sources.Table
-	bytes  int64 // of the rows that were read
+	bytes  int64   // of the rows that were read
+	polled *polled // nil where the source does not poll
 	// found takes in what is not equal in the end.
 	found func(Finding)
 }
@@ -64,6 +63,9 @@ func (c *comparison) run(ctx context.Context, name string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.reader.Close()) }()
+	if r, ok := c.reader.(sources.PolledReader); ok {
+		c.polled = newPolled(r, c.o.Timeout)
+	}
 	c.store.careful = true
 	if err := c.compareRows(ctx); err != nil {
 		return err
@@ -272,161 +274,6 @@ func (c *comparison) chunkRows() int {
 		return min(maxChunkRows, max(1, c.o.Rate/2))
 	}
 	return maxChunkRows
-}
-
-// judgeOpen looks at the open keys again, and at those that only the topic has, until all are decided.
-func (c *comparison) judgeOpen(ctx context.Context) error {
-	if err := c.openExtras(); err != nil {
-		return err
-	}
-	return c.judgeRounds(ctx)
-}
-
-// judgeRounds leaves open what is not equal, and can be repaired.
-func (c *comparison) judgeRounds(ctx context.Context) error {
-	for round := 1; round <= rounds; round++ {
-		if round > 1 {
-			if err := sleep(ctx, roundPause); err != nil {
-				return err
-			}
-		}
-		var after []byte
-		for n := int64(0); ; {
-			keys, err := c.store.nextOpen(after, c.openKeys())
-			if err != nil {
-				return err
-			}
-			if len(keys) == 0 && after == nil {
-				return nil
-			}
-			if len(keys) == 0 {
-				break
-			}
-			if err := c.judge(ctx, keys, round == rounds); err != nil {
-				return err
-			}
-			after = keys[len(keys)-1].json
-			n += int64(len(keys))
-			c.o.Progress(Progress{c.result.Table, "keys", n, 0})
-		}
-	}
-	return nil
-}
-
-// openKeys is how many rows fit in a chunk.
-func (c *comparison) openKeys() int {
-	n := int64(maxOpenKeys)
-	if c.bytes > 0 {
-		n = min(n, max(1, int64(c.o.Memory/chunkPart)*c.result.Rows/c.bytes))
-	}
-	if c.o.Rate > 0 {
-		n = min(n, int64(c.chunkRows()))
-	}
-	return int(n)
-}
-
-// openExtras opens the keys of rows that no row of the source has confirmed.
-func (c *comparison) openExtras() error {
-	return c.store.scan([]byte{inRows}, []byte{inRows + 1}, func(k, v []byte) (bool, error) {
-		if v[0] == flagConfirmed {
-			return true, nil
-		}
-		partition, key := int32(binary.BigEndian.Uint32(k[1:])), k[5:]
-		if partition != c.topic.partition(key) {
-			c.found(Finding{Kind: Extra, Key: slices.Clone(key), Why: fmt.Sprintf("it is in partition %d, where the capture writes no such key", partition)})
-			return true, nil
-		}
-		wire, err := c.rows.enc.DecodeKey(c.table, key)
-		if errors.Is(err, envelope.ErrKeyForm) {
-			c.found(Finding{Kind: Undecided, Key: slices.Clone(key), Why: "the topic has the row, and its key cannot be asked for at the source"})
-			return true, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		return true, c.store.addOpen(key, wire)
-	})
-}
-
-// judge reads these keys from the source, folds the topic to what that read saw, and compares. With final, what differs is a
-// finding; otherwise it stays open.
-func (c *comparison) judge(ctx context.Context, keys []openKey, final bool) error {
-	request := sources.ChunkRequest{Table: c.result.Table, Rows: len(keys), Bytes: math.MaxInt32}
-	for _, k := range keys {
-		request.Keys = append(request.Keys, k.wire)
-	}
-	began := time.Now()
-	chunk, err := c.reader.ReadChunk(ctx, request)
-	if err != nil {
-		return fmt.Errorf("read the source by key: %w", err)
-	}
-	if err := c.checkpoints.await(ctx, chunk.View); err != nil {
-		return err
-	}
-	if err := c.topic.advance(ctx, chunk.View); err != nil {
-		return err
-	}
-	found := make(map[string][]byte, len(chunk.Rows))
-	for _, values := range chunk.Rows {
-		e, err := c.rows.encode(chunk.Table, values)
-		if err != nil {
-			return err
-		}
-		found[string(e.key)] = slices.Clone(e.row)
-	}
-	for _, k := range keys {
-		if err := c.judgeKey(k.json, found[string(k.json)], final); err != nil {
-			return err
-		}
-	}
-	if c.o.Rate > 0 {
-		return sleep(ctx, time.Duration(float64(len(keys))/float64(c.o.Rate)*float64(time.Second))-time.Since(began))
-	}
-	return nil
-}
-
-func (c *comparison) judgeKey(key, source []byte, final bool) error {
-	partition := c.topic.partition(key)
-	_, topicRow, err := c.store.row(partition, key)
-	if err != nil {
-		return err
-	}
-	f := Finding{Key: json.RawMessage(key)}
-	var d difference
-	switch {
-	case source == nil && topicRow == nil:
-		return c.store.closeKey(key)
-	case source == nil:
-		f.Kind = Extra
-	case topicRow == nil:
-		f.Kind = Missing
-	default:
-		if d, err = c.store.compare(source, topicRow); err != nil {
-			return err
-		}
-		if len(d.columns) == 0 {
-			c.note(d)
-			return c.store.closeKey(key)
-		}
-		f.Kind = Differing
-		for _, name := range d.columns {
-			f.Columns = append(f.Columns, unquote(name))
-		}
-	}
-	if !final {
-		return nil
-	}
-	switch {
-	case !c.topic.isWhole(partition):
-		f.Kind, f.Why = Undecided, "more changes than fit into memory wait for the source to show them; run it again, or with more --memory"
-	case f.Kind == Missing && c.topic.trimmed:
-		f.Kind, f.Why = Undecided, "retention has removed records of the topic, maybe this row's"
-	}
-	c.found(f)
-	if f.Kind == Undecided {
-		return c.store.closeKey(key)
-	}
-	return nil
 }
 
 // judgeKeyless looks at what is left of the bag.

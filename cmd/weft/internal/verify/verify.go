@@ -88,6 +88,8 @@ type Result struct {
 	Undecided int64 `json:"undecided"`
 	// Unknown counts the rows whose column the topic does not tell, by column: they were compared without it.
 	Unknown map[string]int64 `json:"unknown_columns,omitempty"`
+	// Moving is how many rows of a source that polls were written between every two looks: they were compared without their values.
+	Moving int64 `json:"moving,omitempty"`
 	// Gone lists columns of rows in the topic that the source no longer has.
 	Gone []string `json:"dropped_columns,omitempty"`
 	// Trimmed says that the log no longer has all of the topic, so that a row it lacks is undecided.
@@ -143,12 +145,7 @@ type verifier struct {
 func Run(ctx context.Context, o Options, done func(*Result) error) (err error) {
 	source, ok := o.Source.(sources.Snapshotter)
 	if !ok {
-		remedy := "compare its tables by other means"
-		if _, polls := o.Source.(sources.Poller); polls {
-			remedy = fmt.Sprintf("weft checkpoint set %s null # reads all rows again, and writes those that are not in the topic; with brokers while weft run runs, "+
-				"with the embedded log before it", o.Open.Capture)
-		}
-		return sources.Fatal(remedy, "capture %q: a source of kind %s cannot read its tables beside the stream",
+		return sources.Fatal("compare its tables by other means", "capture %q: a source of kind %s cannot read its tables beside the stream",
 			o.Open.Capture, o.Source.Connector())
 	}
 	v := &verifier{o: o, source: source, checkpoints: &checkpoints{
