@@ -14,7 +14,7 @@ FUZZTIME ?= 20000x
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED)),$(if $(shell command -v $$(go env CC)),-race))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint fuzz go-test bench bench-short bench-snapshot bench-mongodb bench-polling bench-archive profile profile-mongodb chaos large install clean FORCE
+.PHONY: help build test lint fuzz go-test bench bench-short bench-snapshot bench-mongodb bench-polling bench-spanner bench-archive profile profile-mongodb chaos large install clean FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -26,7 +26,7 @@ build: ## build bin/weft
 test: install lint $(TOOLS)/bench ## install what the tests need, then run every check and test
 	integration/fuzz.sh $(FUZZTIME) sink/envelope sources/mongodb/extjson sources/postgres/pgoutput sources/postgres/visibility
 	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test
-	$(TOOLS)/services run -- sh -c '$(TOOLS)/bench -short && $(TOOLS)/bench -snapshot -short && $(TOOLS)/bench -mongodb -short && $(TOOLS)/bench -polling -short'
+	$(TOOLS)/services run -- sh -c '$(TOOLS)/bench -short && $(TOOLS)/bench -snapshot -short && $(TOOLS)/bench -mongodb -short && $(TOOLS)/bench -polling -short && $(TOOLS)/bench -spanner -short'
 	$(MAKE) --no-print-directory bench-archive ROWS=100000
 
 install: $(TOOLS)/services $(TOOLS)/golangci-lint ## install what the tests need, without running them
@@ -66,6 +66,10 @@ bench-mongodb: $(TOOLS)/services $(TOOLS)/bench ## what a change of a MongoDB co
 bench-polling: $(TOOLS)/services $(TOOLS)/bench ## read tables of ROWS rows of PostgreSQL and MariaDB by polls, and look for deleted rows in them
 	integration/install-tools.sh
 	$(TOOLS)/services run -- $(TOOLS)/bench -polling -rows $(ROWS)
+
+bench-spanner: $(TOOLS)/services $(TOOLS)/bench ## what a change of a Spanner table costs, against a loop of the client, in turns
+	integration/install-tools.sh
+	$(TOOLS)/services run -- $(TOOLS)/bench -spanner
 
 bench-archive: ## archive and replay a table of ROWS rows, in rows a second, with the peak of memory
 	WEFT_BENCH_ROWS=$(ROWS) go test -run '^$$' -bench '^BenchmarkArchiveAndReplay$$' -benchtime 1x -timeout 2h ./snapshot/replay

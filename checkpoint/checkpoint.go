@@ -38,6 +38,9 @@ type Checkpoint struct {
 	// Seq is the sequence, up to its ordinal, of the last change that was written before this checkpoint: what the log holds
 	// of the capture up to here are the records whose sequences are not above it. Empty before the first change.
 	Seq string `json:"seq,omitempty"`
+	// Below is set where changes have an order per key only, so that the log may hold some that are above others which are still to
+	// come: every record of the capture whose sequence is below it is in the log.
+	Below string `json:"below,omitempty"`
 	// Partial says that the source transaction of Seq is not complete.
 	Partial bool `json:"partial,omitempty"`
 	// Gap is the last one that the capture went over, if any.

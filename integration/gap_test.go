@@ -52,10 +52,10 @@ func TestSnapshotAfterGap(t *testing.T) {
 }
 
 // ungraded tells what the tables hold, and not what was done to them: a gap hides a part of that.
-type ungraded struct{ *filled }
+type ungraded struct{ origin }
 
 func (o ungraded) tables(ctx context.Context, partitions int32) (map[string]table, error) {
-	tables, err := o.filled.tables(ctx, partitions)
+	tables, err := o.origin.tables(ctx, partitions)
 	for name, one := range tables {
 		one.changes = nil
 		tables[name] = one

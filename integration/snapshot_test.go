@@ -111,6 +111,7 @@ func TestSnapshotKill(t *testing.T) {
 		origin      func(t testing.TB, name, options string) origin
 	}{
 		"mongodb":  {filledDocuments, 3, newFilledMongo},
+		"spanner":  {filledSpanner, 3, newFilledSpanner},
 		"postgres": {filledRows, 10, func(t testing.TB, name, options string) origin { return newFilled(t, name, options) }},
 	} {
 		for log, to := range map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog} {

@@ -28,6 +28,9 @@ type spannerOrigin struct {
 	name   string
 	client *spanner.Client
 	proxy  *spannerProxy
+	// options of a snapshot of rows from before the capture; empty for none: then there are none.
+	options string
+	dial    []option.ClientOption
 
 	rand      *rand.Rand
 	n         int             // versions written
@@ -51,23 +54,23 @@ func newSpannerOrigin(t testing.TB, name string) *spannerOrigin {
 	t.Helper()
 	host := server(t, "WEFT_TEST_SPANNER")
 	o := &spannerOrigin{t: t, proxy: newSpannerProxy(t, host), live: map[string]bool{}}
-	options := []option.ClientOption{option.WithEndpoint(host), option.WithoutAuthentication(),
+	o.dial = []option.ClientOption{option.WithEndpoint(host), option.WithoutAuthentication(),
 		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())), option.WithGRPCConnectionPool(1)}
-	if err := o.create(t.Context(), strings.ReplaceAll(name, "_", "-"), options); err != nil {
+	if err := o.create(t.Context(), strings.ReplaceAll(name, "_", "-")); err != nil {
 		t.Fatalf("make a database of the Spanner emulator: %v", err)
 	}
 	var err error
-	if o.client, err = spanner.NewClientWithConfig(t.Context(), o.name, spanner.ClientConfig{DisableNativeMetrics: true}, options...); err != nil {
+	if o.client, err = spanner.NewClientWithConfig(t.Context(), o.name, spanner.ClientConfig{DisableNativeMetrics: true}, o.dial...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(o.client.Close)
 	return o
 }
 
-func (o *spannerOrigin) create(ctx context.Context, name string, options []option.ClientOption) error {
+func (o *spannerOrigin) create(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	instances, err := instance.NewInstanceAdminClient(ctx, options...)
+	instances, err := instance.NewInstanceAdminClient(ctx, o.dial...)
 	if err != nil {
 		return err
 	}
@@ -83,7 +86,7 @@ func (o *spannerOrigin) create(ctx context.Context, name string, options []optio
 	if _, err := making.Wait(ctx); err != nil {
 		return err
 	}
-	admin, err := database.NewDatabaseAdminClient(ctx, options...)
+	admin, err := database.NewDatabaseAdminClient(ctx, o.dial...)
 	if err != nil {
 		return err
 	}
@@ -103,9 +106,63 @@ func (o *spannerOrigin) create(ctx context.Context, name string, options []optio
 	return err
 }
 
+// ddl changes the database's schema.
+func (o *spannerOrigin) ddl(t testing.TB, statements ...string) {
+	t.Helper()
+	admin, err := database.NewDatabaseAdminClient(t.Context(), o.dial...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	changing, err := admin.UpdateDatabaseDdl(t.Context(), &databasepb.UpdateDatabaseDdlRequest{Database: o.name, Statements: statements})
+	if err == nil {
+		err = changing.Wait(t.Context())
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", strings.Join(statements, "; "), err)
+	}
+}
+
+// source is the source of a capture.
+func (o *spannerOrigin) source() string {
+	return fmt.Sprintf(`{type: spanner, database: %q, stream: changes, emulator_host: %q, heartbeat: 200ms, connections: 1}`, o.name, o.proxy.address)
+}
+
 func (o *spannerOrigin) capture() string {
-	return fmt.Sprintf(`source: {type: spanner, database: %q, stream: changes, emulator_host: %q, heartbeat: 200ms, connections: 1}, tables: [orders, lines, pulse]`,
-		o.name, o.proxy.address)
+	snapshot := "never"
+	if o.options != "" {
+		snapshot = "initial, snapshot_options: " + o.options
+	}
+	return fmt.Sprintf(`source: %s, tables: [orders, lines, pulse], snapshot: %s`, o.source(), snapshot)
+}
+
+// filledSpanner is how many rows from before the load does not touch.
+const filledSpanner = 4000
+
+// newFilledSpanner has rows from before the capture: some that the load writes to, and more that it does not.
+func newFilledSpanner(t testing.TB, name, options string) origin {
+	t.Helper()
+	o := newSpannerOrigin(t, name)
+	o.options = options
+	var all []*spanner.Mutation
+	for i := range filledSpanner / 2 {
+		all = append(all, spanner.Insert("orders", spannerTables["orders"], []any{1000 + i, "old é", 0}),
+			spanner.Insert("lines", spannerTables["lines"], []any{100 + i/50, fmt.Sprintf("old \"%d\"", i%50), "body", 0}))
+	}
+	for i := range 100 {
+		all = append(all, spanner.Insert("orders", spannerTables["orders"], []any{i, "old", 0}))
+		key, err := canonicalOf(map[string]any{"id": strconv.Itoa(i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.live["orders"+key] = true
+	}
+	for ; len(all) > 0; all = all[min(1000, len(all)):] {
+		if _, err := o.apply(t.Context(), all[:min(1000, len(all))]...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return o
 }
 
 func (o *spannerOrigin) topic(table string) string { return table }
@@ -203,7 +260,8 @@ func (o *spannerOrigin) key(table string, keys []any) (string, error) {
 func (o *spannerOrigin) tables(ctx context.Context, partitions int32) (map[string]table, error) {
 	tables := map[string]table{}
 	for name, columns := range spannerTables {
-		want := table{partitions: partitions, rows: map[string]row{}, changes: map[string]int{}, exempt: map[string]bool{}, ordered: o.ordered}
+		want := table{partitions: partitions, rows: map[string]row{}, changes: map[string]int{}, exempt: map[string]bool{}, ordered: o.ordered,
+			snapshot: o.options != ""}
 		rows := o.client.Single().Read(ctx, name, spanner.AllKeys(), columns)
 		if err := rows.Do(func(r *spanner.Row) error { return addSpannerRow(&want, columns, r) }); err != nil {
 			return nil, err

@@ -198,3 +198,38 @@ func deleteTopics(t testing.TB, broker, name string) {
 		}
 	}
 }
+
+// spoilKeys takes the row of one key out of a topic, and writes that which a snapshot read of another one again.
+func spoilKeys(t testing.TB, broker, prefix, topic, lost, again string) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	records, err := readTopics(t.Context(), broker, prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoiled := 0
+	for _, r := range records {
+		if r.topic != topic || !bytes.Contains(r.value, []byte(`"op":"r"`)) {
+			continue
+		}
+		value := r.value
+		switch string(r.key) {
+		case lost:
+			value = nil
+		case again:
+		default:
+			continue
+		}
+		spoiled++
+		if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: r.topic, Partition: r.partition, Key: r.key, Value: value}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if spoiled != 2 {
+		t.Fatalf("%d records of the keys %s and %s are there, not 2", spoiled, lost, again)
+	}
+}

@@ -57,7 +57,7 @@ func (s *sequenced) forget() {
 
 func (s *sequenced) resume(ctx context.Context, cp checkpoint.Checkpoint) (*sources.GapError, error) {
 	var gap *sources.GapError
-	epoch := appendSeq(nil, cp.Epoch, nil)[:9] // "00000001."
+	epoch := appendSeq(nil, cp.Epoch, nil)[:epochWidth]
 	for _, topic := range slices.Sorted(maps.Keys(cp.Offsets)) {
 		starts, ends, err := checkpoint.Bounds(ctx, s.w.cl, topic)
 		if errors.Is(err, kerr.UnknownTopicOrPartition) {
@@ -173,19 +173,24 @@ func (s *sequenced) skip(r *kgo.Record, seq []byte) (bool, error) {
 		}
 		return true, nil
 	}
-	switch bytes.Compare(orderOf(seq), s.highest) {
-	case 1:
-		s.forget() // past everything found
-		return false, nil
-	case 0:
-		s.all = true // a change may have more than one record
+	if s.w.cp.Below == "" {
+		switch bytes.Compare(orderOf(seq), s.highest) {
+		case 1:
+			s.forget() // past everything found
+			return false, nil
+		case 0:
+			s.all = true // a change may have more than one record
+		}
 	}
 	_, ok := s.found[place(r, seq)]
 	return ok, nil
 }
 
+// epochWidth is that of a sequence's epoch, "00000001.".
+const epochWidth = 9
+
 // orderOf cuts the source's order out of a sequence: "00000001.ORDER.2".
-func orderOf(seq []byte) []byte { return seq[9 : len(seq)-2] }
+func orderOf(seq []byte) []byte { return seq[epochWidth : len(seq)-2] }
 
 func place(r *kgo.Record, seq []byte) string {
 	return fmt.Sprintf("%s/%d/%s", r.Topic, r.Partition, seq)
@@ -232,7 +237,8 @@ func (s *sequenced) commit(ctx context.Context, cp checkpoint.Checkpoint, all bo
 	if err := s.w.flush(ctx); err != nil {
 		return err
 	}
-	if s.all || s.w.o.Polls && all {
+	passed := cp.Below != "" && cp.Below[epochWidth:] > string(s.highest)
+	if s.all || s.w.o.Polls && all || passed {
 		s.forget() // the source has come past everything found; a complete poll has read every row there is
 	}
 	if s.highest == nil {

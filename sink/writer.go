@@ -67,6 +67,7 @@ type Writer struct {
 	snapshot *checkpoint.Snapshot // for the next commit; nil: as it is
 	sweeps   map[string]*Sweep    // that watch a topic, by its name
 	partial  bool                 // what was written ends inside a source transaction
+	below    []byte               // as sources.Batch.Below has it
 	changes  int64                // since the last commit
 	rows     int64                // of snapshots, likewise
 	bytes    int
@@ -358,6 +359,9 @@ func (w *Writer) failed() error {
 // Inside tells whether what was written so far ends inside a source transaction, for the checkpoints that follow.
 func (w *Writer) Inside(transaction bool) { w.partial = transaction }
 
+// Below tells below which order every change was written, for the checkpoints that follow; nil where all are written in order.
+func (w *Writer) Below(order []byte) { w.below = order }
+
 // Commit makes what was written since the last commit visible together with a checkpoint at p. all says that the source
 // had nothing more at that moment. Nothing is known to be committed unless it returns nil; after an error, whether it was
 // is for the next writer to find out.
@@ -374,6 +378,7 @@ func (w *Writer) NextEpoch(ctx context.Context, gap *sources.GapError) error {
 	cp.Epoch++
 	cp.Gap = &checkpoint.Gap{Epoch: cp.Epoch, Reason: gap.Reason, From: cp.Position, To: gap.Resume, At: time.Now().UTC()}
 	cp.Position = gap.Resume
+	w.below = nil // it is the former epoch's
 	w.delivery.forget()
 	spec := w.o.Topics.gapTopic(w.profile)
 	if _, err := ensureTopic(ctx, w.cl, spec); err != nil {
@@ -406,6 +411,9 @@ func (w *Writer) commit(ctx context.Context, cp checkpoint.Checkpoint, all bool)
 		cp.Seq, cp.Partial = string(w.seq), w.partial
 	} else if !w.partial {
 		cp.Partial = false
+	}
+	if w.below != nil {
+		cp.Below = string(appendSeq(nil, cp.Epoch, w.below))
 	}
 	if w.snapshot != nil {
 		cp.Snapshot = w.snapshot

@@ -30,7 +30,8 @@ type Reader interface {
 	// ReadChunk reads rows as one moment of the datastore had them. A table that is gone is a *FatalError.
 	ReadChunk(ctx context.Context, r ChunkRequest) (*Chunk, error)
 	// AppendOrder appends the Change.Order of the i-th row, from 0, that is put into the stream after position p. It is
-	// above that of every change before p and below that of every change after it, and of the same width.
+	// above that of every change before p and below that of every change after it, and of the same width. Where changes have an
+	// order per key only, that holds for those of a key that a View which is passed at p sees, and for those that it does not see.
 	AppendOrder(dst []byte, p Position, i int) ([]byte, error)
 	Close() error
 }

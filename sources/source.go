@@ -101,6 +101,9 @@ type Batch struct {
 	Position Position
 	// Partial says that the batch ends inside a source transaction.
 	Partial bool
+	// Below, of a source whose changes have an order per key only, is an order below which every change has been returned. It never
+	// falls. Nil where all changes come in order.
+	Below []byte
 	// More says that another batch is ready, so that committing now would gain nothing.
 	More bool
 	// Behind says that the datastore had committed the last change a second or more before it sent it, by its own clock: more is to be

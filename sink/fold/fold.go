@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"weft/sink/scratch"
+	"weft/sources/jsonscan"
 )
 
 // Record is one record of a table's topic.
@@ -70,7 +71,7 @@ type body struct {
 
 func (e *body) read(value []byte) error {
 	*e = body{}
-	return Members(value, func(name, raw []byte) error {
+	return jsonscan.Members(value, func(name, raw []byte) error {
 		switch string(name) {
 		case "op":
 			return text(&e.op, raw)
@@ -82,12 +83,12 @@ func (e *body) read(value []byte) error {
 			if object(raw) == nil {
 				return nil
 			}
-			return Members(raw, func(name, raw []byte) error {
+			return jsonscan.Members(raw, func(name, raw []byte) error {
 				switch string(name) {
 				case "seq":
 					return text(&e.seq, raw)
 				case "unavailable":
-					return elements(raw, func(raw []byte) error {
+					return jsonscan.Elements(raw, func(raw []byte) error {
 						var column string
 						err := text(&column, raw)
 						e.unavailable = append(e.unavailable, column)
@@ -113,7 +114,7 @@ func text(dst *string, raw []byte) error {
 	if len(raw) < 2 || raw[0] != '"' {
 		return fmt.Errorf("JSON has %s instead of a string", raw)
 	}
-	s, err := Unquote(raw)
+	s, err := jsonscan.Unquote(raw)
 	*dst = string(s)
 	return err
 }

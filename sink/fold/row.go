@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
+
+	"weft/sources/jsonscan"
 )
 
 // row is a stored row.
@@ -35,7 +37,7 @@ func (r *row) complete(e *body, old *row) error {
 	out := make([]byte, 0, len(e.after)+64)
 	out = append(out, '{')
 	// In the debezium dialect after holds a placeholder for what is unavailable.
-	err := Members(e.after, func(name, raw []byte) error {
+	err := jsonscan.Members(e.after, func(name, raw []byte) error {
 		if !slices.Contains(e.unavailable, string(name)) {
 			out = appendMember(out, name, raw)
 		}
@@ -67,7 +69,7 @@ func (r *row) find(name string) (raw []byte, change string, err error) {
 	if r.columns == nil {
 		return nil, "", nil
 	}
-	err = Members(r.columns, func(n, value []byte) error {
+	err = jsonscan.Members(r.columns, func(n, value []byte) error {
 		if string(n) == name {
 			raw = value
 		}
@@ -85,7 +87,7 @@ func appendMember(dst, name, raw []byte) []byte {
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
-	dst = append(AppendQuoted(dst, name), ':')
+	dst = append(jsonscan.AppendQuoted(dst, name), ':')
 	return append(dst, raw...)
 }
 
@@ -145,7 +147,7 @@ func (r *row) decode(stored []byte) error {
 func canonical(object []byte) ([]byte, error) {
 	type member struct{ name, raw []byte }
 	var all []member
-	err := Members(object, func(name, raw []byte) error {
+	err := jsonscan.Members(object, func(name, raw []byte) error {
 		all = append(all, member{name, raw})
 		return nil
 	})
@@ -177,7 +179,7 @@ func AppendSortable(dst, key []byte) []byte { return append(appendOrder(dst, key
 // no object sorts by its bytes.
 func appendOrder(dst, key []byte) []byte {
 	start := len(dst)
-	err := Members(key, func(_, raw []byte) error {
+	err := jsonscan.Members(key, func(_, raw []byte) error {
 		switch {
 		case string(raw) == "null":
 			dst = append(dst, orderNull)
@@ -186,7 +188,7 @@ func appendOrder(dst, key []byte) []byte {
 		case string(raw) == "true":
 			dst = append(dst, orderTrue)
 		case raw[0] == '"':
-			s, err := Unquote(raw)
+			s, err := jsonscan.Unquote(raw)
 			if err != nil {
 				return err
 			}

@@ -1,7 +1,6 @@
 package fold
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -86,32 +85,6 @@ func TestPutRestores(t *testing.T) {
 	if a, b := lines(t, first), lines(t, second); a != b || !strings.Contains(a, `{"big":"x","id":1} x1`) || !strings.Contains(a, `{"a":2,"b":1} x1`) {
 		t.Errorf("after the same records:\n%s\n%s", a, b)
 	}
-}
-
-// The scanner takes and refuses what encoding/json does, down to the texts of numbers, and finds the same members.
-func FuzzMembers(f *testing.F) {
-	for _, seed := range []string{`{"a":1,"b":[{"c":"\""}]}`, `{}`, `{"a"}`, `{"\u00e9\ud83d\ude00":-1e+5} x`, `{"a":tru}`, "{\"a\":\"\\\\\"}"} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		got := make(map[string]string)
-		err := Members(data, func(name, value []byte) error {
-			got[string(name)] = string(value)
-			return nil
-		})
-		var want map[string]json.RawMessage
-		if json.Unmarshal(data, &want) != nil || want == nil {
-			return // Members reads less closely
-		}
-		if err != nil {
-			t.Fatalf("refused %s: %v", data, err)
-		}
-		for name, value := range want {
-			if g, ok := got[name]; ok && g != string(value) {
-				t.Fatalf("%q of %s: got %s, want %s", name, data, g, value)
-			}
-		}
-	})
 }
 
 func BenchmarkApplyOnDisk(b *testing.B) {

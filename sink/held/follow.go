@@ -10,8 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weft/checkpoint"
-	"weft/sink/fold"
 	"weft/sources"
+	"weft/sources/jsonscan"
 )
 
 // progress is how far a topic was followed. Another topic of the name has another id.
@@ -134,7 +134,7 @@ func (s *Store) apply(b *pebble.Batch, r *kgo.Record) error {
 		return b.Delete(s.rowKey(r.Topic, r.Key), nil)
 	}
 	var op, row []byte
-	err := fold.Members(r.Value, func(name, raw []byte) error {
+	err := jsonscan.Members(r.Value, func(name, raw []byte) error {
 		switch string(name) {
 		case "op":
 			op = raw

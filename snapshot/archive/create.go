@@ -13,6 +13,7 @@ import (
 
 	"weft/sink/fold"
 	"weft/sources"
+	"weft/sources/jsonscan"
 )
 
 // Options say what to archive.
@@ -191,6 +192,9 @@ func (i *Image) fold(ctx context.Context, from []int64, below string) error {
 	}
 	var err error
 	i.Next, err = i.Topic.Scan(ctx, from, below, func(r *Record) error {
+		if i.parent != nil && i.Topic.perKey() && r.Seq < i.parent.Below {
+			return nil // it is in the archive, which goes on at the first record that is not
+		}
 		if i.Changes++; i.Changes%1000 == 0 && i.Progress != nil {
 			i.Progress("read", i.Changes, all)
 		}
@@ -212,7 +216,7 @@ func (m *Manifest) takes(key []byte) bool {
 		return key == nil && len(m.Key) == 0
 	}
 	n, same := 0, true
-	err := fold.Members(key, func(name, raw []byte) error {
+	err := jsonscan.Members(key, func(name, raw []byte) error {
 		same = same && n < len(m.Key) && m.Key[n].Name == string(name) && m.Key[n].Kind.takes(raw)
 		n++
 		return nil

@@ -25,8 +25,12 @@ const highest = "~"
 // the checkpoint is in the log where the checkpoint is, so that below the partitions' ends, taken after the checkpoint was
 // read, nothing at or below its sequence is missing. What the ends let in of later commits sorts above.
 
-// CutOf is the cut at a checkpoint: behind its last change, or before its last transaction where that is not complete.
+// CutOf is the cut at a checkpoint: behind its last change, or before its last transaction where that is not complete. Where changes have an
+// order per key only, it is where every change below has come.
 func CutOf(cp checkpoint.Checkpoint) string {
+	if cp.Below != "" {
+		return cp.Below
+	}
 	if cp.Partial {
 		return Before(cp.Seq)
 	}
@@ -57,6 +61,9 @@ type Topic struct {
 	// Starts and Ends are the partitions' bounds; Ends were taken after Checkpoint.
 	Starts, Ends []int64
 }
+
+// perKey tells that changes have an order per key only.
+func (t *Topic) perKey() bool { return t.Checkpoint.Below != "" }
 
 // Look reads the capture's checkpoint and then the bounds of the topic.
 func Look(ctx context.Context, cl *kgo.Client, capture, topic string) (*Topic, error) {
@@ -146,7 +153,8 @@ func (r *Record) read(from *kgo.Record) {
 var errAbove = errors.New("above the cut")
 
 // Scan calls fn for the topic's records below the cut, partition by partition, and returns for each partition the first
-// offset that it did not give. In a partition the sequences grow, so the first record that is not below it ends it.
+// offset that it did not give. In a partition the sequences grow, so the first record that is not below it ends it; where changes have an
+// order per key only, others that are below may follow, and are given.
 func (t *Topic) Scan(ctx context.Context, from []int64, below string, fn func(*Record) error) (next []int64, err error) {
 	next = append([]int64(nil), from...)
 	var one Record
@@ -158,7 +166,10 @@ func (t *Topic) Scan(ctx context.Context, from []int64, below string, fn func(*R
 				return sources.Fatal("replay and archive topics that Weft writes", "%s[%d] offset %d has no header weft-seq: it is no record of Weft's", t.Name, p, r.Offset)
 			}
 			if one.Seq >= below {
-				next[p] = r.Offset
+				next[p] = min(next[p], r.Offset)
+				if t.perKey() {
+					return nil
+				}
 				return errAbove
 			}
 			return fn(&one)

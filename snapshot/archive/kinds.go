@@ -7,7 +7,7 @@ import (
 
 	"github.com/parquet-go/parquet-go"
 
-	"weft/sink/fold"
+	"weft/sources/jsonscan"
 )
 
 // Kind is how a column's values are stored.
@@ -166,7 +166,7 @@ func (k Kind) value(raw []byte) (parquet.Value, error) {
 	case Bool:
 		return parquet.BooleanValue(string(raw) == "true"), nil
 	case String:
-		s, err := fold.Unquote(raw)
+		s, err := jsonscan.Unquote(raw)
 		return parquet.ByteArrayValue(s), err
 	}
 	return parquet.ByteArrayValue(raw), nil
@@ -194,7 +194,7 @@ func (k Kind) append(dst []byte, v parquet.Value) ([]byte, error) {
 	case Bool:
 		return strconv.AppendBool(dst, v.Boolean()), nil
 	case String:
-		return fold.AppendQuoted(dst, v.ByteArray()), nil
+		return jsonscan.AppendQuoted(dst, v.ByteArray()), nil
 	case JSON:
 		return append(dst, v.ByteArray()...), nil
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/parquet-go/parquet-go"
 
 	"weft/sink/fold"
+	"weft/sources/jsonscan"
 )
 
 // Columns of a part that are not the table's.
@@ -103,7 +104,7 @@ func (s *shape) row(into parquet.Row, image *fold.Image) (parquet.Row, error) {
 	for i := range into {
 		into[i] = parquet.NullValue().Level(0, 0, i)
 	}
-	err := fold.Members(image.Columns, func(name, raw []byte) error {
+	err := jsonscan.Members(image.Columns, func(name, raw []byte) error {
 		i, ok := s.places.of(name)
 		if !ok {
 			return fmt.Errorf("column %q is not among the columns found", name)
@@ -143,7 +144,7 @@ func (s *shape) row(into parquet.Row, image *fold.Image) (parquet.Row, error) {
 // the row was written last.
 func (s *shape) missing(image *fold.Image) []string {
 	told := make(map[string]bool, len(s.columns))
-	_ = fold.Members(image.Columns, func(name, _ []byte) error { // row has read it
+	_ = jsonscan.Members(image.Columns, func(name, _ []byte) error { // row has read it
 		told[string(name)] = true
 		return nil
 	})
@@ -184,7 +185,7 @@ func (s *shape) image(into *fold.Image, row parquet.Row) error {
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = append(fold.AppendQuoted(out, []byte(c.Name)), ':')
+		out = append(jsonscan.AppendQuoted(out, []byte(c.Name)), ':')
 		var err error
 		if out, err = c.Kind.append(out, v); err != nil {
 			return err
@@ -203,12 +204,12 @@ type kindsOf struct {
 
 func (k *kindsOf) add(image *fold.Image) error {
 	if k.key == nil && image.Key != nil {
-		_ = fold.Members(image.Key, func(name, _ []byte) error { // a key that is no object has no columns
+		_ = jsonscan.Members(image.Key, func(name, _ []byte) error { // a key that is no object has no columns
 			k.key = append(k.key, string(name))
 			return nil
 		})
 	}
-	return fold.Members(image.Columns, func(name, raw []byte) error {
+	return jsonscan.Members(image.Columns, func(name, raw []byte) error {
 		i, ok := k.places.of(name)
 		if !ok {
 			i = k.places.add(string(name))

@@ -9,8 +9,8 @@ import (
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/vm"
 
-	"weft/sink/fold"
 	"weft/sources"
+	"weft/sources/jsonscan"
 )
 
 // Filter tells which rows to replay. The zero Filter takes all.
@@ -71,7 +71,7 @@ func (f *Filter) Takes(key, columns []byte) (bool, error) {
 		return true, nil
 	}
 	env := map[string]any{}
-	err := fold.Members(columns, func(name, raw []byte) error {
+	err := jsonscan.Members(columns, func(name, raw []byte) error {
 		v, err := typed(raw)
 		env[string(name)] = v
 		return err
@@ -99,7 +99,7 @@ func (f *Filter) hasKey(key []byte) (bool, error) {
 		return true, nil
 	}
 	n, bare := 0, ""
-	err = fold.Members(key, func(_, raw []byte) error {
+	err = jsonscan.Members(key, func(_, raw []byte) error {
 		n++
 		var err error
 		bare, err = canonicalKey(raw)

@@ -18,6 +18,7 @@ import (
 	"weft/checkpoint"
 	"weft/sink/fold"
 	"weft/sources"
+	"weft/sources/jsonscan"
 )
 
 // Header marks the records of a replay with its ID.
@@ -86,7 +87,7 @@ func (t *Topic) Begin(ctx context.Context, r *Result, _ func(func(*fold.Image) e
 		{t.Source.Version, `,"connector":`}, {t.Source.Connector, `,"name":`}, {t.Source.Name, `,"ts_ms":null,"snapshot":"true","db":null,"ts_us":null,"ts_ns":null,"schema":`},
 		{t.Source.Schema, `,"table":`}, {t.Source.Table, `,"seq":"`},
 	} {
-		t.head = append(fold.AppendQuoted(t.head, []byte(m.value)), m.next...)
+		t.head = append(jsonscan.AppendQuoted(t.head, []byte(m.value)), m.next...)
 	}
 	return nil
 }
@@ -129,7 +130,7 @@ func (t *Topic) record(image *fold.Image) *kgo.Record {
 		if i == 0 {
 			sep = `,"unavailable":[`
 		}
-		t.slab = fold.AppendQuoted(append(t.slab, sep...), []byte(name))
+		t.slab = jsonscan.AppendQuoted(append(t.slab, sep...), []byte(name))
 	}
 	if len(image.Unknown) > 0 {
 		t.slab = append(t.slab, ']')

@@ -26,7 +26,7 @@ func (o *Options) whole(ctx context.Context, t *archive.Topic, table *fold.Table
 	keys := Filter{keys: o.Filter.keys}
 	missing, key, last := 0, "", ""
 	_, err = t.Scan(ctx, from, newest, func(r *archive.Record) error {
-		if r.Kafka.Key == nil || r.Kafka.Value == nil {
+		if r.Kafka.Key == nil || r.Kafka.Value == nil || r.Seq < below { // where the order is per key only, some of the image lie here
 			return nil
 		}
 		if ok, err := keys.Takes(r.Kafka.Key, nil); !ok || err != nil {

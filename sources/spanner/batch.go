@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"weft/sources"
+	"weft/sources/jsonscan"
 )
 
 // batch is the changes of one Next and their memory, which the next one uses again.
@@ -71,7 +72,7 @@ func (b *batch) row(n int, state sources.State) []sources.Value {
 // column that the value capture type leaves out, are unavailable.
 func (b *batch) add(l *layout, r *dataRecord, index int) error {
 	m := &r.mods[index]
-	c := sources.Change{Table: l.table, CommitTime: int64(r.id.at) / 1000}
+	c := sources.Change{Table: l.table, Stamp: uint64(r.id.at), CommitTime: int64(r.id.at) / 1000}
 	var err error
 	switch r.modType {
 	case "INSERT":
@@ -120,7 +121,7 @@ func (b *batch) read(l *layout, absent sources.State, keys, values []byte) ([]so
 			continue
 		}
 		hint := 0
-		if err := eachMember(object, func(name, value []byte) error {
+		if err := jsonscan.Members(object, func(name, value []byte) error {
 			at, next, ok := l.find(name, hint)
 			if !ok {
 				return fmt.Errorf("column %s is not among those that the record lists", name)

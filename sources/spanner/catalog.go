@@ -20,6 +20,7 @@ type catalog struct {
 	stream   string
 	patterns []string
 
+	at       stamp // as of when the rest is
 	postgres bool
 	database string
 	options  map[string]string // of the change stream
@@ -32,6 +33,7 @@ type catalogTable struct {
 	watched      bool
 	columns      []catalogColumn // watched ones, in ordinal order
 	key          []string
+	desc         []bool // of key: in descending order
 }
 
 type catalogColumn struct {
@@ -54,37 +56,44 @@ const dialectQuery = `SELECT option_value FROM information_schema.database_optio
 
 // load reads everything at one timestamp, which it returns: the database's present.
 func (c *catalog) load(ctx context.Context) (stamp, error) {
-	tx := c.client.ReadOnlyTransaction()
+	// Single reads at exact timestamps see one moment, and need no transaction that lasts.
+	tx := c.client.Single()
 	defer tx.Close()
-	dialect := ""
-	if err := each(ctx, tx, spanner.NewStatement(dialectQuery), func(r *spanner.Row) error { return r.Columns(&dialect) }); err != nil {
+	if err := each(ctx, tx, spanner.NewStatement(dialectQuery), func(*spanner.Row) error { return nil }); err != nil {
 		return 0, fmt.Errorf("read the database's dialect: %w", err)
-	}
-	c.postgres = dialect == "POSTGRESQL"
-	_, c.database, _ = strings.Cut(c.client.DatabaseName(), "/databases/")
-	all, err := c.loadStream(ctx, tx)
-	if err != nil {
-		return 0, err
-	}
-	if err := c.loadTables(ctx, tx, all); err != nil {
-		return 0, err
 	}
 	now, err := tx.Timestamp()
 	if err != nil {
 		return 0, fmt.Errorf("read the database's time: %w", err)
 	}
-	return stampOf(now), nil
+	return stampOf(now), c.loadAt(ctx, stampOf(now))
+}
+
+// loadAt reads everything at a timestamp.
+func (c *catalog) loadAt(ctx context.Context, at stamp) error {
+	c.at = at
+	dialect := ""
+	if err := c.each(ctx, spanner.NewStatement(dialectQuery), func(r *spanner.Row) error { return r.Columns(&dialect) }); err != nil {
+		return fmt.Errorf("read the database's dialect: %w", err)
+	}
+	c.postgres = dialect == "POSTGRESQL"
+	_, c.database, _ = strings.Cut(c.client.DatabaseName(), "/databases/")
+	all, err := c.loadStream(ctx)
+	if err != nil {
+		return err
+	}
+	return c.loadTables(ctx, all)
 }
 
 // loadStream reads whether the stream watches all tables, and its options.
-func (c *catalog) loadStream(ctx context.Context, tx *spanner.ReadOnlyTransaction) (all bool, err error) {
+func (c *catalog) loadStream(ctx context.Context) (all bool, err error) {
 	found := false
 	name := "`ALL`"
 	if c.postgres {
 		name = `"all"`
 	}
 	statement := c.statement(`SELECT CAST(` + name + ` AS ` + c.text() + `) FROM information_schema.change_streams WHERE change_stream_name = @p1`)
-	if err := each(ctx, tx, statement, func(r *spanner.Row) error {
+	if err := c.each(ctx, statement, func(r *spanner.Row) error {
 		found = true
 		var s string
 		err := r.Columns(&s)
@@ -99,7 +108,7 @@ func (c *catalog) loadStream(ctx context.Context, tx *spanner.ReadOnlyTransactio
 	}
 	c.options = map[string]string{}
 	statement = c.statement(`SELECT option_name, option_value FROM information_schema.change_stream_options WHERE change_stream_name = @p1`)
-	if err := each(ctx, tx, statement, func(r *spanner.Row) error {
+	if err := c.each(ctx, statement, func(r *spanner.Row) error {
 		var name, value string
 		err := r.Columns(&name, &value)
 		c.options[strings.ToLower(name)] = strings.Trim(value, `'"`)
@@ -113,9 +122,9 @@ func (c *catalog) loadStream(ctx context.Context, tx *spanner.ReadOnlyTransactio
 	return all, nil
 }
 
-func (c *catalog) loadTables(ctx context.Context, tx *spanner.ReadOnlyTransaction, all bool) error {
+func (c *catalog) loadTables(ctx context.Context, all bool) error {
 	c.tables = map[string]*catalogTable{}
-	if err := each(ctx, tx, spanner.NewStatement(`SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'BASE TABLE'`),
+	if err := c.each(ctx, spanner.NewStatement(`SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'BASE TABLE'`),
 		func(r *spanner.Row) error {
 			t := &catalogTable{watched: all}
 			err := r.Columns(&t.schema, &t.name)
@@ -128,7 +137,7 @@ func (c *catalog) loadTables(ctx context.Context, tx *spanner.ReadOnlyTransactio
 		return fmt.Errorf("read the tables: %w", err)
 	}
 	whole, some := map[string]bool{}, map[string]map[string]bool{}
-	if err := each(ctx, tx, c.statement(`SELECT table_schema, table_name, CAST(all_columns AS `+c.text()+`) FROM information_schema.change_stream_tables WHERE change_stream_name = @p1`),
+	if err := c.each(ctx, c.statement(`SELECT table_schema, table_name, CAST(all_columns AS `+c.text()+`) FROM information_schema.change_stream_tables WHERE change_stream_name = @p1`),
 		func(r *spanner.Row) error {
 			var schema, name, every string
 			err := r.Columns(&schema, &name, &every)
@@ -141,7 +150,7 @@ func (c *catalog) loadTables(ctx context.Context, tx *spanner.ReadOnlyTransactio
 		}); err != nil {
 		return fmt.Errorf("read the change stream's tables: %w", err)
 	}
-	if err := each(ctx, tx, c.statement(`SELECT table_schema, table_name, column_name FROM information_schema.change_stream_columns WHERE change_stream_name = @p1`),
+	if err := c.each(ctx, c.statement(`SELECT table_schema, table_name, column_name FROM information_schema.change_stream_columns WHERE change_stream_name = @p1`),
 		func(r *spanner.Row) error {
 			var schema, name, column string
 			err := r.Columns(&schema, &name, &column)
@@ -154,19 +163,21 @@ func (c *catalog) loadTables(ctx context.Context, tx *spanner.ReadOnlyTransactio
 		}); err != nil {
 		return fmt.Errorf("read the change stream's columns: %w", err)
 	}
-	if err := each(ctx, tx, spanner.NewStatement(`SELECT table_schema, table_name, column_name FROM information_schema.index_columns
+	if err := c.each(ctx, spanner.NewStatement(`SELECT table_schema, table_name, column_name, column_ordering FROM information_schema.index_columns
 		WHERE index_type = 'PRIMARY_KEY' ORDER BY table_schema, table_name, ordinal_position`),
 		func(r *spanner.Row) error {
 			var schema, name, column string
-			err := r.Columns(&schema, &name, &column)
+			var order spanner.NullString
+			err := r.Columns(&schema, &name, &column, &order)
 			if t := c.tables[qualified(schema, name)]; t != nil {
 				t.key = append(t.key, column)
+				t.desc = append(t.desc, strings.HasPrefix(strings.ToUpper(order.StringVal), "DESC"))
 			}
 			return err
 		}); err != nil {
 		return fmt.Errorf("read the primary keys: %w", err)
 	}
-	err := each(ctx, tx, spanner.NewStatement(`SELECT table_schema, table_name, column_name, spanner_type, is_generated FROM information_schema.columns
+	err := c.each(ctx, spanner.NewStatement(`SELECT table_schema, table_name, column_name, spanner_type, is_generated FROM information_schema.columns
 		ORDER BY table_schema, table_name, ordinal_position`),
 		func(r *spanner.Row) error {
 			var schema, name, generated string
@@ -239,8 +250,27 @@ func (c *catalog) text() string {
 	return "STRING"
 }
 
+// quoted quotes an identifier.
+func (c *catalog) quoted(name string) string {
+	if c.postgres {
+		return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+	}
+	return "`" + name + "`"
+}
+
 // truth reads YES and true, as the two dialects write it.
 func truth(s string) bool { return strings.EqualFold(s, "YES") || strings.EqualFold(s, "true") }
+
+// singleAt reads at an exact timestamp, once.
+func singleAt(client *spanner.Client, at stamp) *spanner.ReadOnlyTransaction {
+	return client.Single().WithTimestampBound(spanner.ReadTimestamp(at.time()))
+}
+
+func (c *catalog) each(ctx context.Context, statement spanner.Statement, f func(*spanner.Row) error) error {
+	tx := singleAt(c.client, c.at)
+	defer tx.Close()
+	return each(ctx, tx, statement, f)
+}
 
 // each calls f with every row of a query.
 func each(ctx context.Context, tx *spanner.ReadOnlyTransaction, statement spanner.Statement, f func(*spanner.Row) error) error {

@@ -45,7 +45,7 @@ func (c *Config) check(ctx context.Context, o sources.CheckOptions, more ...opti
 	k.add(sources.OK, "database", "", "%s, dialect %s", c.Database, dialect)
 	k.stream(ctx, now)
 	k.retention(now, o)
-	k.tables()
+	k.tables(ctx, o)
 	return k.findings
 }
 
@@ -151,12 +151,18 @@ func parsePeriod(s string) (time.Duration, error) {
 	return time.ParseDuration(s)
 }
 
-func (k *checker) tables() {
+func (k *checker) tables(ctx context.Context, o sources.CheckOptions) {
 	if err := k.catalog.covered(); err != nil {
 		k.refuse("tables", err)
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(k.catalog.tables)) {
+		if o.Snapshot {
+			if err := k.readable(ctx, k.catalog.tables[name]); err != nil {
+				k.refuse("table "+name, err)
+				continue
+			}
+		}
 		table := k.catalog.table(k.catalog.tables[name])
 		var key []string
 		for _, i := range table.Key {
@@ -167,6 +173,14 @@ func (k *checker) tables() {
 			Text: fmt.Sprintf("key (%s), %d columns watched", strings.Join(key, ", "), len(table.Columns)),
 		})
 	}
+}
+
+// readable tries the right to read a table's rows.
+func (k *checker) readable(ctx context.Context, t *catalogTable) error {
+	if _, err := columnsOf(ctx, k.catalog.client.Single(), newRowTable(k.catalog, t)); err != nil {
+		return fmt.Errorf("read the table's rows: %w", err)
+	}
+	return nil
 }
 
 var _ sources.Checker = (*Config)(nil)

@@ -87,5 +87,6 @@ func (d *testDatabase) apply(ctx context.Context, mutations []*spanner.Mutation)
 	d.writing.Lock()
 	defer d.writing.Unlock()
 	_, err := d.client.Apply(ctx, mutations)
+	d.writes.Add(1)
 	return err
 }

@@ -179,6 +179,7 @@ func decodeData(t *spannerpb.Type, v *structpb.Value) (*dataRecord, error) {
 				return err
 			})
 		case "mods":
+			r.mods = make([]recordMod, 0, len(v.GetListValue().GetValues()))
 			err = eachElement(t, v, func(t *spannerpb.Type, v *structpb.Value) error {
 				var m recordMod
 				err := members(t, v, func(name string, _ *spannerpb.Type, v *structpb.Value) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -303,35 +302,6 @@ func TestValues(t *testing.T) {
 			t.Errorf("%s %s became %q", c.typ, c.value, got)
 		}
 	}
-}
-
-// What eachMember reads is what a JSON decoder reads.
-func FuzzMembers(f *testing.F) {
-	for _, s := range []string{`{}`, `{"a":1}`, `{"a":"x\"}","b":[1,{"c":"]"}],"d":null}`, ` { "a" : true } `, `{"a\u0062":2}`, `{"a":1,}`, `[`} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		got := map[string]string{}
-		err := eachMember(b, func(name, value []byte) error {
-			got[string(name)] = string(value)
-			return nil
-		})
-		var want map[string]json.RawMessage
-		if json.Unmarshal(b, &want) != nil || want == nil {
-			return // it need not refuse what a server does not write, only stay within bounds
-		}
-		if err != nil {
-			t.Fatalf("%q: %v", b, err)
-		}
-		if len(got) > len(want) {
-			t.Fatalf("%q: %v, want %v", b, got, slices.Collect(maps.Keys(want)))
-		}
-		for name, value := range want {
-			if strings.TrimSpace(string(value)) != strings.TrimSpace(got[name]) && !strings.ContainsRune(name, '\uFFFD') {
-				t.Fatalf("%q: %q is %q, want %q", b, name, got[name], value)
-			}
-		}
-	})
 }
 
 // Nothing that a server may send makes the decoder or what follows it panic.

@@ -122,6 +122,7 @@ type testDatabase struct {
 	host, name string
 	client     *spanner.Client
 	writing    sync.Mutex // the emulator has one read-write transaction at a time
+	writes     atomic.Int64
 }
 
 func newTestDatabase(t testing.TB, dialect databasepb.DatabaseDialect, ddl ...string) *testDatabase {
@@ -179,6 +180,7 @@ func newTestDatabase(t testing.TB, dialect databasepb.DatabaseDialect, ddl ...st
 
 func (d *testDatabase) ddl(t testing.TB, statements ...string) {
 	t.Helper()
+	d.writes.Add(1)
 	if err := d.tryDDL(t.Context(), statements...); err != nil {
 		t.Fatalf("%s: %v", strings.Join(statements, "; "), err)
 	}
@@ -201,10 +203,13 @@ func (d *testDatabase) tryDDL(ctx context.Context, statements ...string) error {
 
 // config is a config whose client does not hold rows back; see uniqueTokens.
 func (d *testDatabase) config(stream string) *testConfig {
-	return &testConfig{Config: Config{Database: d.name, Stream: stream, EmulatorHost: d.host, Heartbeat: 200 * time.Millisecond, Connections: 1}}
+	return &testConfig{db: d, Config: Config{Database: d.name, Stream: stream, EmulatorHost: d.host, Heartbeat: 200 * time.Millisecond, Connections: 1}}
 }
 
-type testConfig struct{ Config }
+type testConfig struct {
+	Config
+	db *testDatabase
+}
 
 func (c *testConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.Source, error) {
 	return c.open(ctx, o, option.WithGRPCDialOption(grpc.WithStreamInterceptor(uniqueTokens)))
@@ -212,6 +217,46 @@ func (c *testConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.S
 
 func (c *testConfig) Check(ctx context.Context, o sources.CheckOptions) []sources.Finding {
 	return c.check(ctx, o, option.WithGRPCDialOption(grpc.WithStreamInterceptor(uniqueTokens)))
+}
+
+// OpenReader returns a reader whose chunks are all of the present: the conformance suite reads what it has just written.
+func (c *testConfig) OpenReader(ctx context.Context, o sources.OpenOptions) (sources.Reader, error) {
+	r, err := c.openReader(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return &presentReader{rowReader: r.(*rowReader), db: c.db}, nil
+}
+
+type presentReader struct {
+	*rowReader
+	db  *testDatabase
+	saw int64 // of the database's writes
+}
+
+func (r *presentReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sources.Chunk, error) {
+	if writes := r.db.writes.Load(); writes > r.saw {
+		r.saw = writes
+		if err := r.present(ctx); err != nil {
+			return nil, r.explain(ctx, q, err)
+		}
+	}
+	return r.rowReader.ReadChunk(ctx, q)
+}
+
+// present has the next read be of the database's present.
+func (r *presentReader) present(ctx context.Context) error {
+	tx := r.client.Single()
+	defer tx.Close()
+	err := each(ctx, tx, spanner.NewStatement("SELECT 1"), func(*spanner.Row) error { return nil })
+	if err != nil {
+		return err
+	}
+	now, err := tx.Timestamp()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.at = max(r.at, stampOf(now))
+	return err
 }
 
 // uniqueTokens gives every part of a result a resume token of its own. The emulator's are all the same, and the client holds

@@ -20,6 +20,7 @@ type source struct {
 	queue   *queue
 	encoder encoder
 	batch   batch
+	below   []byte // of the last batch
 
 	// children are those that a partition has told of while its query goes on.
 	children map[*partition][]child
@@ -56,12 +57,8 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 	s.batch.reset()
 	if s.first {
 		// Where the capture begins, so that it is in a checkpoint before the first change is.
-		p, err := s.encoder.encode(s.parts)
-		if err != nil {
-			return sources.Batch{}, err
-		}
 		s.first = false
-		return sources.Batch{Position: p}, nil
+		return s.give(false)
 	}
 	for {
 		more, err := s.fill(ctx)
@@ -100,7 +97,8 @@ func (s *source) give(more bool) (sources.Batch, error) {
 	if n := len(s.batch.changes); n > 0 {
 		s.newest.Store(max(s.newest.Load(), s.batch.changes[n-1].CommitTime))
 	}
-	return sources.Batch{Changes: s.batch.changes, Position: p, More: more}, nil
+	s.below = appendBelow(s.below[:0], s.parts.low)
+	return sources.Batch{Changes: s.batch.changes, Position: p, Below: s.below, More: more}, nil
 }
 
 // idle tells how long to wait until idle progress is due: 0 when it is.

@@ -6,17 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"cloud.google.com/go/spanner"
 	"cloud.google.com/go/spanner/admin/database/apiv1/databasepb"
+	"cloud.google.com/go/spanner/apiv1/spannerpb"
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"weft/sources"
 )
@@ -218,6 +221,83 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a check finds before a capture would: a table that the stream does not watch, and a checkpoint that is older than the stream's
+// records.
+func TestCheckFinds(t *testing.T) {
+	db := newTestDatabase(t, dialects["googlesql"].dialect, append(slices.Clone(dialects["googlesql"].ddl), "CREATE TABLE other (id INT64) PRIMARY KEY (id)")...)
+	encoded, err := (&encoder{stream: "changes"}).encode(newPartitions(stampOf(time.Now().Add(-48 * time.Hour))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		options        sources.CheckOptions
+		subject, text  string
+		remedy, blocks string
+	}{
+		{sources.CheckOptions{Tables: []string{"items", "other"}}, "tables", "table other: the change stream changes does not watch it",
+			"ALTER CHANGE STREAM changes SET FOR other", "true"},
+		{sources.CheckOptions{Tables: []string{"items"}, Position: encoded}, "checkpoint", "holds changes for 24h0m0s", "on_gap: continue", "false"},
+	} {
+		var found []string
+		for _, f := range db.config("changes").Check(t.Context(), c.options) {
+			if f.Level == sources.Problem {
+				found = append(found, fmt.Sprintf("%s: %s (%s) %t", f.Subject, f.Text, f.Remedy, f.Blocks))
+			}
+		}
+		if len(found) != 1 || !strings.HasPrefix(found[0], c.subject+": ") || !strings.Contains(found[0], c.text) || !strings.Contains(found[0], c.remedy) ||
+			!strings.HasSuffix(found[0], c.blocks) {
+			t.Errorf("%q", found)
+		}
+	}
+}
+
+// A stream of partition mode MUTABLE_KEY_RANGE is refused by name, before it is read and by its check. The emulator knows no such stream:
+// the option is added to what it answers.
+func TestRefusedPartitionMode(t *testing.T) {
+	for name, d := range dialects {
+		t.Run(name, func(t *testing.T) {
+			db := newTestDatabase(t, d.dialect, d.ddl...)
+			c := db.config("changes")
+			mutable := option.WithGRPCDialOption(grpc.WithStreamInterceptor(mutableKeyRange))
+			_, err := c.open(t.Context(), openOptions("items"), mutable)
+			var fatal *sources.FatalError
+			if !errors.As(err, &fatal) || !strings.Contains(err.Error(), "changes has partition_mode MUTABLE_KEY_RANGE") {
+				t.Errorf("%v", err)
+			}
+			findings := c.check(t.Context(), sources.CheckOptions{Tables: []string{"items"}}, mutable)
+			if last := findings[len(findings)-1]; !last.Blocks || !strings.Contains(last.Text, "MUTABLE_KEY_RANGE") || last.Remedy == "" {
+				t.Errorf("%+v", last)
+			}
+		})
+	}
+}
+
+// mutableKeyRange adds the partition mode to the options that the catalog lists of a change stream.
+func mutableKeyRange(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := streamer(ctx, desc, cc, method, opts...)
+	return &optionStream{ClientStream: s}, err
+}
+
+type optionStream struct {
+	grpc.ClientStream
+	options bool
+}
+
+func (s *optionStream) SendMsg(m any) error {
+	r, ok := m.(*spannerpb.ExecuteSqlRequest)
+	s.options = ok && strings.Contains(r.Sql, "change_stream_options")
+	return s.ClientStream.SendMsg(m)
+}
+
+func (s *optionStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if p, ok := m.(*spannerpb.PartialResultSet); ok && err == nil && s.options {
+		s.options = false
+		p.Values = append([]*structpb.Value{structpb.NewStringValue("partition_mode"), structpb.NewStringValue("MUTABLE_KEY_RANGE")}, p.Values...)
+	}
+	return err
 }
 
 // A position of 10,000 partitions is under 1 MiB, and reads back as it was. Real tokens share much of their text; these

@@ -3,14 +3,15 @@ package spanner
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
 	"strconv"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/types/known/structpb"
+
 	"weft/sources"
+	"weft/sources/jsonscan"
 )
 
 // typeOf maps Spanner's types to the kinds of package sources.
@@ -52,7 +53,7 @@ func typeOf(t *columnType) sources.Type {
 
 var errValue = errors.New("the value has not the form of its type")
 
-// appendValue appends the wire form of a JSON value that is not null.
+// appendValue appends the wire form of a JSON value that is not null: values of change records.
 func appendValue(dst, value []byte, t *sources.Type) ([]byte, error) {
 	if len(value) == 0 {
 		return dst, errValue
@@ -69,21 +70,74 @@ func appendValue(dst, value []byte, t *sources.Type) ([]byte, error) {
 		}
 		return dst, errValue
 	}
-	start := len(dst)
 	if value[0] != '"' {
 		// A number, or the value of a type that this source does not know.
 		if t.Kind == sources.Float {
-			return appendFloat(dst, value, t.Precision)
+			f, err := strconv.ParseFloat(string(value), t.Precision)
+			if err != nil || math.IsInf(f, 0) {
+				return dst, errValue
+			}
+			return appendFloat(dst, f, t.Precision), nil
 		}
 		if t.Kind != sources.Int && t.Kind != sources.String && t.Kind != sources.Decimal {
 			return dst, errValue
 		}
 		return append(dst, value...), nil
 	}
-	dst, err := appendUnquoted(dst, value)
-	if err != nil {
-		return dst, err
+	start := len(dst)
+	out, err := jsonscan.AppendUnquoted(dst, value)
+	if err != nil || !utf8.Valid(out[start:]) {
+		return dst, errValue
 	}
+	return asWire(out, start, t)
+}
+
+// appendProto appends the wire form of a value of the protocol that is not null: values of rows.
+func appendProto(dst []byte, value *structpb.Value, t *sources.Type) ([]byte, error) {
+	switch v := value.GetKind().(type) {
+	case *structpb.Value_ListValue:
+		if t.Kind != sources.Array {
+			return dst, errValue
+		}
+		dst = append(dst, '{')
+		for i, e := range v.ListValue.GetValues() {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			if _, null := e.GetKind().(*structpb.Value_NullValue); null {
+				dst = append(dst, "NULL"...)
+				continue
+			}
+			start := len(dst)
+			var err error
+			if dst, err = appendProto(dst, e, t.Elem); err != nil {
+				return dst, err
+			}
+			dst = asElement(dst, start, t.Elem)
+		}
+		return append(dst, '}'), nil
+	case *structpb.Value_BoolValue:
+		if t.Kind == sources.Bool {
+			if v.BoolValue {
+				return append(dst, 't'), nil
+			}
+			return append(dst, 'f'), nil
+		}
+	case *structpb.Value_NumberValue:
+		if t.Kind == sources.Float {
+			return appendFloat(dst, v.NumberValue, t.Precision), nil
+		}
+	case *structpb.Value_StringValue:
+		if t.Kind != sources.Array && t.Kind != sources.Bool {
+			start := len(dst)
+			return asWire(append(dst, v.StringValue...), start, t)
+		}
+	}
+	return dst, errValue
+}
+
+// asWire makes the wire form of the text that was appended from start on.
+func asWire(dst []byte, start int, t *sources.Type) ([]byte, error) {
 	text := dst[start:]
 	switch t.Kind {
 	case sources.Float: // NaN, Infinity, -Infinity
@@ -109,203 +163,57 @@ func appendValue(dst, value []byte, t *sources.Type) ([]byte, error) {
 }
 
 // appendFloat appends the shortest form that reads back as the same number.
-func appendFloat(dst, value []byte, bits int) ([]byte, error) {
-	f, err := strconv.ParseFloat(string(value), bits)
-	if err != nil || math.IsInf(f, 0) {
-		return dst, errValue
-	}
-	return strconv.AppendFloat(dst, f, 'g', -1, bits), nil
+func appendFloat(dst []byte, f float64, bits int) []byte {
+	return strconv.AppendFloat(dst, f, 'g', -1, bits)
 }
 
 // appendArray appends an array literal: {1,NULL,"a"}.
 func appendArray(dst, value []byte, elem *sources.Type) ([]byte, error) {
-	var elements []json.RawMessage
-	if err := json.Unmarshal(value, &elements); err != nil {
-		return dst, errValue
-	}
 	dst = append(dst, '{')
-	for i, e := range elements {
-		if i > 0 {
+	first := true
+	err := jsonscan.Elements(value, func(e []byte) (err error) {
+		if !first {
 			dst = append(dst, ',')
 		}
+		first = false
 		if string(e) == "null" {
 			dst = append(dst, "NULL"...)
-			continue
+			return nil
 		}
 		start := len(dst)
-		var err error
 		if dst, err = appendValue(dst, e, elem); err != nil {
-			return dst, err
+			return err
 		}
-		switch elem.Kind {
-		case sources.Bool, sources.Int, sources.Float, sources.Decimal, sources.Date, sources.UUID:
-		case sources.Bytes:
-			raw := bytes.Clone(dst[start:])
-			dst = append(dst[:start], `"\\x`...)
-			for _, b := range raw {
-				dst = appendHex(dst, uint64(b), 2)
-			}
-			dst = append(dst, '"')
-		default:
-			raw := bytes.Clone(dst[start:])
-			dst = append(dst[:start], '"')
-			for _, b := range raw {
-				if b == '"' || b == '\\' {
-					dst = append(dst, '\\')
-				}
-				dst = append(dst, b)
-			}
-			dst = append(dst, '"')
-		}
+		dst = asElement(dst, start, elem)
+		return nil
+	})
+	if err != nil {
+		return dst, errValue
 	}
 	return append(dst, '}'), nil
 }
 
-// appendUnquoted appends the text of a JSON string.
-func appendUnquoted(dst, s []byte) ([]byte, error) {
-	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
-		return dst, errValue
-	}
-	inner := s[1 : len(s)-1]
-	if bytes.IndexByte(inner, '\\') < 0 {
-		if !utf8.Valid(inner) {
-			return dst, errValue
+// asElement quotes the wire form that was appended from start on as an element of an array needs it.
+func asElement(dst []byte, start int, elem *sources.Type) []byte {
+	switch elem.Kind {
+	case sources.Bool, sources.Int, sources.Float, sources.Decimal, sources.Date, sources.UUID:
+		return dst
+	case sources.Bytes:
+		raw := bytes.Clone(dst[start:])
+		dst = append(dst[:start], `"\\x`...)
+		for _, b := range raw {
+			dst = appendHex(dst, uint64(b), 2)
 		}
-		return append(dst, inner...), nil
-	}
-	var text string
-	if err := json.Unmarshal(s, &text); err != nil {
-		return dst, errValue
-	}
-	return append(dst, text...), nil
-}
-
-// eachMember calls f with the members of a JSON object: the name without its quotes, and the value. It reads what the server
-// writes, in one pass and without allocating; a text that is no JSON object is an error or f's to find.
-func eachMember(object []byte, f func(name, value []byte) error) error {
-	s := scanner{text: object}
-	if s.skip(); !s.take('{') {
-		return fmt.Errorf("%.20q is not a JSON object", object)
-	}
-	if s.skip(); s.take('}') {
-		return s.end()
-	}
-	for {
-		s.skip()
-		name, ok := s.str()
-		s.skip()
-		if !ok || !s.take(':') {
-			return s.broken()
-		}
-		s.skip()
-		value, ok := s.value()
-		if !ok {
-			return s.broken()
-		}
-		if bytes.IndexByte(name, '\\') >= 0 {
-			unquoted, err := appendUnquoted(nil, name)
-			if err != nil {
-				return s.broken()
+		return append(dst, '"')
+	default:
+		raw := bytes.Clone(dst[start:])
+		dst = append(dst[:start], '"')
+		for _, b := range raw {
+			if b == '"' || b == '\\' {
+				dst = append(dst, '\\')
 			}
-			name = unquoted
-		} else {
-			name = name[1 : len(name)-1]
+			dst = append(dst, b)
 		}
-		if err := f(name, value); err != nil {
-			return err
-		}
-		s.skip()
-		switch {
-		case s.take(','):
-		case s.take('}'):
-			return s.end()
-		default:
-			return s.broken()
-		}
+		return append(dst, '"')
 	}
-}
-
-type scanner struct {
-	text []byte
-	at   int
-}
-
-func (s *scanner) broken() error { return fmt.Errorf("a JSON object is broken at byte %d", s.at) }
-
-func (s *scanner) end() error {
-	if s.skip(); s.at < len(s.text) {
-		return s.broken()
-	}
-	return nil
-}
-
-func (s *scanner) skip() {
-	for s.at < len(s.text) {
-		switch s.text[s.at] {
-		case ' ', '\t', '\n', '\r':
-			s.at++
-		default:
-			return
-		}
-	}
-}
-
-func (s *scanner) take(c byte) bool {
-	if s.at < len(s.text) && s.text[s.at] == c {
-		s.at++
-		return true
-	}
-	return false
-}
-
-// str takes a string with its quotes.
-func (s *scanner) str() ([]byte, bool) {
-	start := s.at
-	if !s.take('"') {
-		return nil, false
-	}
-	for s.at < len(s.text) {
-		switch s.text[s.at] {
-		case '"':
-			s.at++
-			return s.text[start:s.at], true
-		case '\\':
-			s.at++
-		}
-		s.at++
-	}
-	return nil, false
-}
-
-// value takes a value whole.
-func (s *scanner) value() ([]byte, bool) {
-	start, depth := s.at, 0
-	for s.at < len(s.text) {
-		switch c := s.text[s.at]; c {
-		case '"':
-			if _, ok := s.str(); !ok {
-				return nil, false
-			}
-		case '[', '{':
-			depth++
-			s.at++
-		case ']', '}':
-			if depth == 0 {
-				return s.text[start:s.at], s.at > start
-			}
-			depth--
-			s.at++
-		case ',', ' ', '\t', '\n', '\r':
-			if depth == 0 {
-				return s.text[start:s.at], s.at > start
-			}
-			s.at++
-		default:
-			s.at++
-		}
-		if c := s.text[start]; depth == 0 && (c == '"' || c == '[' || c == '{') {
-			return s.text[start:s.at], true
-		}
-	}
-	return nil, false
 }

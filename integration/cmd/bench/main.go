@@ -1,13 +1,16 @@
 // Command bench measures how fast the daemon drains a PostgreSQL backlog into Kafka, against a bare reader of the same
-// backlog that throws every message away, and how long a committed row takes to reach a consumer; or, with -snapshot, how fast
-// it reads a whole table into Kafka, against a COPY that is thrown away; or, with -mongodb, what a change of a MongoDB collection costs it, against
-// a loop of the driver that reads the same change stream and throws it away; or, with -polling, how fast it reads a table of PostgreSQL and
-// one of MariaDB by its first polls, and what it costs to look for deleted rows in them.
+// backlog that throws every message away, and how long a committed row takes to reach a consumer; or
+//
+//   - with -snapshot, how fast it reads a whole table into Kafka, against a COPY that is thrown away;
+//   - with -mongodb or -spanner, what a change of a change stream costs it, against a loop of the driver that reads the same stream and
+//     throws it away;
+//   - with -polling, how fast it reads a table of PostgreSQL and one of MariaDB by its first polls, and what it costs to look for
+//     deleted rows in them.
 //
 // But for the last, both read the same of one table, in turns, in one run: absolute rates of a machine say little, the ratio does.
 // The servers are those of services run, which names them in the environment.
 //
-//	services run -- bench [-snapshot|-mongodb|-polling] [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
+//	services run -- bench [-snapshot|-mongodb|-spanner|-polling] [-short] [-rows N] [-changes N] [-rounds N] [-profile DIR]
 package main
 
 import (
@@ -16,7 +19,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 )
@@ -34,6 +36,7 @@ func main() {
 	snapshot := flag.Bool("snapshot", false, "measure the reading of the table instead of the drain of a backlog")
 	mongodb := flag.Bool("mongodb", false, "measure the CPU that a change of a MongoDB collection takes, of a fifth of -changes")
 	polling := flag.Bool("polling", false, "measure the first polls of a table, and the search for deleted rows")
+	spanner := flag.Bool("spanner", false, "measure the CPU that a change of a Spanner table takes, of a fifth of -changes")
 	short := flag.Bool("short", false, "100,000 changes of a table of 100,000 rows, in two rounds")
 	flag.IntVar(&p.rows, "rows", 1_000_000, "rows of the table before the backlog")
 	flag.IntVar(&p.changes, "changes", 500_000, "changes of the backlog, in transactions of 100")
@@ -54,6 +57,8 @@ func main() {
 		measure = measureMongo
 	case *polling:
 		measure = measurePolling
+	case *spanner:
+		measure = measureSpanner
 	}
 	err := measure(ctx, p)
 	stop()
@@ -73,27 +78,11 @@ func measureDrain(ctx context.Context, p plan) error {
 	fmt.Printf("orders: %d rows of about %d bytes; backlog: %d changes in transactions of 100 (70 updates, 20 inserts, 10 deletes), %d MB of log\n",
 		p.rows, b.rowBytes, b.changes, b.walBytes>>20)
 
-	var bare, weft, cpu []float64
-	var peak int64
-	for round := range p.rounds {
-		for turn := range 2 {
-			if (turn+round)%2 == 0 { // each of the two is first as often as the other
-				r, err := b.drainBare(ctx, round)
-				if err != nil {
-					return fmt.Errorf("bare reader: %w", err)
-				}
-				fmt.Printf("round %d  bare  %7.0f changes/s  (%.2f s)\n", round+1, r.rate(), r.took.Seconds())
-				bare = append(bare, r.rate())
-				continue
-			}
-			w, err := b.drainWeft(ctx, round)
-			if err != nil {
-				return fmt.Errorf("weft: %w", err)
-			}
-			fmt.Printf("round %d  weft  %7.0f changes/s  (%.2f s)  %.1f CPU us/change  RSS at most %d MiB, %d of them the program\n",
-				round+1, w.rate(), w.took.Seconds(), w.cpuPerChange(), w.peakRSS>>20, w.fileRSS>>20)
-			weft, cpu, peak = append(weft, w.rate()), append(cpu, w.cpuPerChange()), max(peak, w.peakRSS)
-		}
+	bare, weft, err := inTurns(p.rounds, "change",
+		way{"bare", func(round int) (drain, error) { return b.drainBare(ctx, round) }},
+		way{"weft", func(round int) (drain, error) { return b.drainWeft(ctx, round) }})
+	if err != nil {
+		return err
 	}
 	if p.latency > 0 {
 		l, err := b.latency(ctx)
@@ -104,29 +93,10 @@ func measureDrain(ctx context.Context, p plan) error {
 			p.perSecond, p.latency, p.warmUp, l.at(0.50), l.at(0.95), l.at(0.99), l.at(1), len(l))
 	}
 	fmt.Printf("median: bare %.0f changes/s, weft %.0f changes/s, %.1f CPU us/change, RSS at most %d MiB\n",
-		median(bare), median(weft), median(cpu), peak>>20)
-	fmt.Printf("ratio %.2f\n", median(weft)/median(bare))
+		bare.median(drain.rate), weft.median(drain.rate), weft.median(drain.cpuPerChange), weft.peakRSS()>>20)
+	fmt.Printf("ratio %.2f\n", weft.median(drain.rate)/bare.median(drain.rate))
 	return nil
 }
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	n := len(v)
-	return (v[(n-1)/2] + v[n/2]) / 2
-}
-
-// drain is one measured reading, of the backlog or of the table.
-type drain struct {
-	changes int
-	took    time.Duration
-	cpu     time.Duration
-	peakRSS int64 // bytes
-	fileRSS int64 // bytes of the program's own pages, at the end
-}
-
-func (d drain) rate() float64 { return float64(d.changes) / d.took.Seconds() }
-
-func (d drain) cpuPerChange() float64 { return float64(d.cpu.Microseconds()) / float64(d.changes) }
 
 // latencies are in ascending order.
 type latencies []time.Duration

@@ -19,31 +19,15 @@ func measureSnapshot(ctx context.Context, p plan) error {
 	}
 	fmt.Printf("orders: %d rows of about %d bytes\n", p.rows, b.rowBytes)
 
-	var copies, snapshots, cpu []float64
-	var peak int64
-	for round := range p.rounds {
-		for turn := range 2 {
-			if (turn+round)%2 == 0 { // each of the two is first as often as the other
-				c, err := b.copyOut(ctx)
-				if err != nil {
-					return fmt.Errorf("copy: %w", err)
-				}
-				fmt.Printf("round %d  copy      %7.0f rows/s  (%.2f s)\n", round+1, c.rate(), c.took.Seconds())
-				copies = append(copies, c.rate())
-				continue
-			}
-			s, err := b.snapshot(ctx, round)
-			if err != nil {
-				return fmt.Errorf("snapshot: %w", err)
-			}
-			fmt.Printf("round %d  snapshot  %7.0f rows/s  (%.2f s)  %.1f CPU us/row  RSS at most %d MiB, %d of them the program\n",
-				round+1, s.rate(), s.took.Seconds(), s.cpuPerChange(), s.peakRSS>>20, s.fileRSS>>20)
-			snapshots, cpu, peak = append(snapshots, s.rate()), append(cpu, s.cpuPerChange()), max(peak, s.peakRSS)
-		}
+	copies, snapshots, err := inTurns(p.rounds, "row",
+		way{"copy", func(int) (drain, error) { return b.copyOut(ctx) }},
+		way{"snapshot", func(round int) (drain, error) { return b.snapshot(ctx, round) }})
+	if err != nil {
+		return err
 	}
 	fmt.Printf("median: copy %.0f rows/s, snapshot %.0f rows/s, %.1f CPU us/row, RSS at most %d MiB\n",
-		median(copies), median(snapshots), median(cpu), peak>>20)
-	fmt.Printf("snapshot ratio %.2f\n", median(snapshots)/median(copies))
+		copies.median(drain.rate), snapshots.median(drain.rate), snapshots.median(drain.cpuPerChange), snapshots.peakRSS()>>20)
+	fmt.Printf("snapshot ratio %.2f\n", snapshots.median(drain.rate)/copies.median(drain.rate))
 	return nil
 }
 

@@ -156,6 +156,7 @@ func (c *Capture) overGap(ctx context.Context, w *sink.Writer, gap *sources.GapE
 // loop is the capture: pull a batch, write it, and when due commit it and tell the source.
 func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Interleaver, w *sink.Writer, progress func(Progress)) error {
 	var position sources.Position
+	var below []byte // of the last batch that has one
 	partial := false // the last batch ended inside a source transaction
 	all := false     // the last batch was all that the source had
 	behind := false  // it was of a backlog
@@ -167,6 +168,7 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 		before := w.Checkpoint().Changes
 		succeeded := c.figures.began(w)
 		w.Inside(partial)
+		w.Below(below)
 		if err := w.Commit(ctx, position, all); err != nil {
 			return fmt.Errorf("commit: %w", err)
 		}
@@ -220,6 +222,9 @@ func (c *Capture) loop(ctx context.Context, src sources.Source, in *snapshot.Int
 			}
 			position, partial, all = append(position[:0], batch.Position...), batch.Partial, !batch.More && !batch.Partial
 			behind = batch.Behind
+			if batch.Below != nil {
+				below = append(below[:0], batch.Below...)
+			}
 		}
 		moved, err := c.interleave(ctx, in, w, batch.Changes, position, partial)
 		if err != nil {

@@ -1,4 +1,6 @@
-package fold
+// Package jsonscan cuts JSON into its parts where they stand, in one pass and without making anything of them: for text that is known to
+// be JSON, most of which is only copied. It finds what is broken on its way, and does not look for all that could be.
+package jsonscan
 
 import (
 	"bytes"
@@ -53,8 +55,8 @@ func Members(text []byte, fn func(name, value []byte) error) error {
 	return nil
 }
 
-// elements is Members for an array.
-func elements(text []byte, fn func(value []byte) error) error {
+// Elements is Members for an array.
+func Elements(text []byte, fn func(value []byte) error) error {
 	s := scanner{text: text}
 	s.space()
 	if !s.take('[') {
@@ -80,7 +82,7 @@ func elements(text []byte, fn func(value []byte) error) error {
 	}
 }
 
-// scanner walks over JSON without making anything of it: a record is read for where its parts are.
+// scanner walks over JSON.
 type scanner struct {
 	text []byte
 	at   int
@@ -211,11 +213,18 @@ func (s *scanner) string() ([]byte, error) {
 
 // Unquote returns what a JSON string holds; without escapes it is a part of it.
 func Unquote(quoted []byte) ([]byte, error) {
-	inner := quoted[1 : len(quoted)-1]
-	if bytes.IndexByte(inner, '\\') < 0 {
+	if inner := quoted[1 : len(quoted)-1]; bytes.IndexByte(inner, '\\') < 0 {
 		return inner, nil
 	}
-	out := make([]byte, 0, len(inner))
+	return AppendUnquoted(make([]byte, 0, len(quoted)), quoted)
+}
+
+// AppendUnquoted appends what a JSON string holds.
+func AppendUnquoted(out, quoted []byte) ([]byte, error) {
+	inner := quoted[1 : len(quoted)-1]
+	if bytes.IndexByte(inner, '\\') < 0 {
+		return append(out, inner...), nil
+	}
 	for i := 0; i < len(inner); i++ {
 		if inner[i] != '\\' {
 			out = append(out, inner[i])
