@@ -77,7 +77,7 @@ type SASL struct {
 // Commit bounds a transaction in the log. It ends when either bound is reached, and at once when the source has nothing
 // more ready.
 type Commit struct {
-	Bytes    Bytes         `yaml:"bytes,omitempty" json:"bytes,omitempty" jsonschema:"Most bytes of records in one transaction. Default 16MiB."`
+	Bytes    Bytes         `yaml:"bytes,omitempty" json:"bytes,omitempty" jsonschema:"Most bytes of records in one transaction. Default 8MiB."`
 	Interval time.Duration `yaml:"interval,omitempty" json:"interval,omitempty" jsonschema:"Longest time that a transaction stays open: 10ms to 30s. Default 1s."`
 }
 

@@ -15,7 +15,7 @@ func defaults() *Config {
 			Profile:     Kafka,
 			ClientID:    "weft",
 			Compression: LZ4,
-			Commit:      Commit{Bytes: 16 * MiB, Interval: time.Second},
+			Commit:      Commit{Bytes: 8 * MiB, Interval: time.Second},
 		},
 		Topics: Topics{
 			Replication:  -1,

@@ -42,7 +42,7 @@ func TestDefaults(t *testing.T) {
 			Embedded: &Embedded{
 				Dir: "data/log", Listen: "127.0.0.1:9092", Retention: LogRetention{Age: 24 * time.Hour, Bytes: 64 * MiB},
 			},
-			Profile: Kafka, ClientID: "weft", Compression: LZ4, Commit: Commit{Bytes: 16 * MiB, Interval: time.Second},
+			Profile: Kafka, ClientID: "weft", Compression: LZ4, Commit: Commit{Bytes: 8 * MiB, Interval: time.Second},
 		},
 		Topics:   Topics{Replication: -1, Create: true, TopicOptions: topics},
 		Logging:  Logging{Level: "info", Format: TextFormat},

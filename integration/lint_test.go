@@ -71,6 +71,7 @@ func TestImportRule(t *testing.T) {
 		{file: "checkpoint/bad.go", imports: "weft/sink", wrong: true},
 		{file: "checkpoint/store.go", imports: "weft/sources/postgres", wrong: true},
 		{file: "snapshot/archive/good.go", imports: "weft/sink/fold"},
+		{file: "snapshot/replay/good.go", imports: "weft/sink/scratch"},
 		{file: "snapshot/archive/bad.go", imports: "weft/sink", wrong: true},
 		{file: "snapshot/bad.go", imports: "weft/sink/fold", wrong: true},
 		{file: "sink/good.go", imports: "weft/checkpoint"},
