@@ -65,8 +65,9 @@ func TestSnapshotRequests(t *testing.T) {
 	snapshot(exitNotSo, "no snapshot under way", "cancel", "items")
 	snapshot(exitDone, "[]", "list", "--json")
 
-	s.write(t, regexp.MustCompile(`source: \{[^}]*\}`).ReplaceAllString(string(text), "source: {type: spanner, database: projects/p/instances/i/databases/d, stream: s}"))
-	snapshot(exitUsage, "a source of type spanner makes no snapshots", "start", "items")
+	other := regexp.MustCompile(`source: \{[^}]*\}`).ReplaceAllString(string(text), "source: {type: sql, driver: sqlite, dsn: shop.db, watermark: at, max_transaction: 1s}, keys: {item: [id]}")
+	s.write(t, other)
+	snapshot(exitUsage, "a source of type sql makes no snapshots", "start", "items")
 }
 
 func TestSnapshotProgress(t *testing.T) {

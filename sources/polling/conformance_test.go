@@ -17,7 +17,7 @@ import (
 func TestConformance(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run("journal_mode "+mode, func(t *testing.T) {
-			sourcetest.Run(t, func(t *testing.T) *sourcetest.Harness { return newHarness(t, mode) })
+			sourcetest.RunParallel(t, func(t *testing.T) *sourcetest.Harness { return newHarness(t, mode) })
 		})
 	}
 }

@@ -189,7 +189,7 @@ func onPostgresModes(t *testing.T, beside bool, test func(t *testing.T, db *pgDa
 
 func TestPostgresConformance(t *testing.T) {
 	pgModes(t, func(t *testing.T, shared *pgDatabase, c *PostgresConfig) {
-		sourcetest.Run(t, func(t *testing.T) *sourcetest.Harness {
+		sourcetest.RunParallel(t, func(t *testing.T) *sourcetest.Harness {
 			db := newPostgres(t, shared.admin)
 			config := db.config(c.Watermark)
 			prepare := func() { db.prepare(config, "items", "id int8 PRIMARY KEY, body text", "id") }

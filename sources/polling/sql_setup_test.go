@@ -140,7 +140,7 @@ func (d *sqlDatabase) check() string {
 func TestSQLConformance(t *testing.T) {
 	for _, driver := range []string{"pgx", "mysql"} {
 		t.Run(driver, func(t *testing.T) {
-			sourcetest.Run(t, func(t *testing.T) *sourcetest.Harness {
+			sourcetest.RunParallel(t, func(t *testing.T) *sourcetest.Harness {
 				d := newSQL(t, driver)
 				d.create()
 				return &sourcetest.Harness{

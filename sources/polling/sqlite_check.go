@@ -53,7 +53,7 @@ func (v *sqliteView) reading(context.Context, *checker, *table) (string, error) 
 
 // pollAccess implements inspected.
 func (v *sqliteView) pollAccess(ctx context.Context, t *table) (access, error) {
-	return sqliteAccess(ctx, v.tx, t.name, t.query, v.counter)
+	return sqliteAccess(ctx, v.tx, t.name, t.query+afterWatermark(v.dialect.watermark), v.counter)
 }
 
 // rangeAccess implements inspected.

@@ -252,7 +252,7 @@ func TestLag(t *testing.T) {
 		db.exec("INSERT INTO t SELECT i, repeat('x', 100000) FROM generate_series(1, 20) i")
 		lagger := s.src.(sources.Lagger)
 		wait := func(what string, ok func(sources.Lag) bool) {
-			for deadline := time.Now().Add(2*meterInterval + 5*time.Second); !ok(lagger.Lag()); time.Sleep(50 * time.Millisecond) {
+			for deadline := time.Now().Add(2*meterInterval + 40*time.Second); !ok(lagger.Lag()); time.Sleep(50 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("%s: lag is %+v", what, lagger.Lag())
 				}

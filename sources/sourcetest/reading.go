@@ -13,7 +13,7 @@ import (
 )
 
 // passWithin is how soon a stream must come past a View while nothing is written.
-const passWithin = 5 * time.Second
+const passWithin = 20 * time.Second
 
 // snapshotting is a stream with a reader beside it.
 type snapshotting struct {

@@ -71,19 +71,33 @@ type Row struct {
 // there is no datastore. Goroutines and the heap are measured, so nothing else may run in the process meanwhile.
 func Run(t *testing.T, newHarness func(t *testing.T) *Harness) {
 	for _, c := range checks {
+		t.Run(c.name, func(t *testing.T) { c.test(t, newHarness) })
+	}
+}
+
+// RunParallel is Run for harnesses that can be used beside each other: but for what measures the process, all checks run at once.
+func RunParallel(t *testing.T, newHarness func(t *testing.T) *Harness) {
+	for _, c := range checks {
 		t.Run(c.name, func(t *testing.T) {
-			h := newHarness(t)
-			if c.skip != nil {
-				if reason := c.skip(h); reason != "" {
-					t.Skip(reason)
-				}
+			if !c.alone {
+				t.Parallel() // begins when the others are done
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), checkTimeout)
-			defer cancel()
-			if err := c.run(ctx, h); err != nil {
-				t.Fatal(err)
-			}
+			c.test(t, newHarness)
 		})
+	}
+}
+
+func (c *check) test(t *testing.T, newHarness func(t *testing.T) *Harness) {
+	h := newHarness(t)
+	if c.skip != nil {
+		if reason := c.skip(h); reason != "" {
+			t.Skip(reason)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), checkTimeout)
+	defer cancel()
+	if err := c.run(ctx, h); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -97,6 +111,8 @@ type check struct {
 	run  func(ctx context.Context, h *Harness) error
 	// skip says why the check has no meaning for the harness, or "".
 	skip func(h *Harness) string
+	// alone says that the check measures the process.
+	alone bool
 }
 
 var checks = []check{
@@ -105,12 +121,12 @@ var checks = []check{
 	{name: "concurrent writers", run: checkConcurrentWriters},
 	{name: "resume at every position", run: checkResume},
 	{name: "resume after downtime", run: checkDowntime},
-	{name: "back-pressure", run: checkBackPressure},
+	{name: "back-pressure", run: checkBackPressure, alone: true},
 	{name: "batch memory", run: checkBatchMemory},
 	{name: "cancellation", run: checkCancel},
 	{name: "idle", run: checkIdle},
 	{name: "durable", run: checkDurable},
-	{name: "close", run: checkClose},
+	{name: "close", run: checkClose, alone: true},
 	{name: "chunks", run: checkChunks, skip: skipSnapshot},
 	{name: "chunks of keys", run: checkChunkKeys, skip: skipSnapshot},
 	{name: "views", run: checkViews, skip: skipSnapshot},
