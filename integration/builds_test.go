@@ -45,7 +45,7 @@ var failpoints = []failpoint{
 	at("inside a batch", "cmd/weft/internal/pipeline/capture.go", `if err := w.Write(ctx, &changes[i]); err != nil {`),
 	at("before the checkpoint is written", "sink/writer.go", `w.cl.Produce(w.ctx, &kgo.Record{Topic: checkpoint.Topic,`),
 	at("checkpoint written, transaction open", "sink/transactional.go", `if err := t.settle(ctx); err != nil {`).only("kafka"),
-	at("records synced, no checkpoint", "sink/sequenced.go", `if s.all || s.w.o.Polls && all {`).only("embedded"),
+	at("records synced, no checkpoint", "sink/sequenced.go", `if s.all || s.w.o.Polls && all || passed {`).only("embedded"),
 	at("committed, source not told", "cmd/weft/internal/pipeline/capture.go", `if err := src.Durable(position); err != nil {`),
 	at("source told", "cmd/weft/internal/pipeline/capture.go", `progress(progressOf(w))
 		return nil

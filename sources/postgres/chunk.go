@@ -34,7 +34,7 @@ func (r *rowReader) ReadChunk(ctx context.Context, q sources.ChunkRequest) (*sou
 	}
 	t, err := r.described(ctx, q.Table)
 	// A table that changes all the time is not read at its changes' pace.
-	for range 5 {
+	for range 20 {
 		if err != nil {
 			return nil, cmp.Or(endOf(ctx), err)
 		}
