@@ -48,7 +48,7 @@ const gcPercent = 25
 
 // gcBallast is memory that is never touched, and so takes none. The collector counts it as live, so that it does not run at each
 // megabyte of a small heap: a capture of a few thousand changes a second otherwise spends a fifth of its time there.
-const gcBallast = 16 << 20
+const gcBallast = 8 << 20
 
 func (a *app) run(ctx context.Context, c *configs.Config) error {
 	if os.Getenv("GOGC") == "" {
