@@ -255,20 +255,19 @@ func (s *snapshotting) pass(ctx context.Context, view sources.View) error {
 	limit, cancel := context.WithTimeout(ctx, passWithin)
 	defer cancel()
 	for {
-		n := len(s.events)
-		b, err := s.next(limit)
-		if err != nil {
-			return fmt.Errorf("next, waiting for the stream to come past a view: %w", err)
-		}
-		if err := s.seen.addAll(s.events[n:]); err != nil {
-			return err
-		}
-		passed, err := view.Passed(b.Position)
+		passed, err := view.Passed(s.position())
 		if err != nil {
 			return fmt.Errorf("passed: %w", err)
 		}
 		if passed {
 			return nil
+		}
+		n := len(s.events)
+		if _, err := s.next(limit); err != nil {
+			return fmt.Errorf("next, waiting for the stream to come past a view: %w", err)
+		}
+		if err := s.seen.addAll(s.events[n:]); err != nil {
+			return err
 		}
 	}
 }
