@@ -35,9 +35,12 @@ func tailCommand(a *app) *cobra.Command {
 			if from != "start" && from != "end" {
 				return &exitError{exitUsage, fmt.Errorf("--from %q: must be start or end", from)}
 			}
-			filter, err := replay.NewFilter(keys, "")
-			if err != nil {
-				return &exitError{exitUsage, err}
+			var filter *replay.Filter
+			if len(keys) > 0 {
+				var err error
+				if filter, err = replay.NewFilter(keys, ""); err != nil {
+					return &exitError{exitUsage, err}
+				}
 			}
 			return a.reading(func(r *reader) error {
 				return a.tail(cmd.Context(), r.cl, args[0], filter, from == "start", exitAtEnd)
@@ -52,8 +55,13 @@ func tailCommand(a *app) *cobra.Command {
 
 func (a *app) tail(ctx context.Context, cl *kgo.Client, topic string, filter *replay.Filter, fromStart, exitAtEnd bool) error {
 	show := func(r *kgo.Record) error {
-		if ok, err := filter.Takes(r.Key, nil); !ok || err != nil {
-			return err
+		if filter != nil && r.Key == nil {
+			return nil
+		}
+		if filter != nil && len(r.Key) > 0 { // a truncate, whose key is empty, concerns every row
+			if ok, err := filter.Takes(r.Key, nil); !ok || err != nil {
+				return err
+			}
 		}
 		return printRecord(a.stdout, r)
 	}

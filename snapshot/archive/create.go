@@ -227,7 +227,7 @@ func (m *Manifest) takes(key []byte) bool {
 // isTruncate tells whether a record without a key empties the table.
 func isTruncate(r *kgo.Record) bool {
 	var e struct{ Op string }
-	return r.Key == nil && json.Unmarshal(r.Value, &e) == nil && e.Op == "t"
+	return len(r.Key) == 0 && json.Unmarshal(r.Value, &e) == nil && e.Op == "t"
 }
 
 func (i *Image) note(r *Record) {

@@ -209,6 +209,7 @@ func TestRowsToldLater(t *testing.T) {
 	w.partial = true
 	w.want(first, `{"id":1,"tx":0}`)
 	w.partial = false
+	w.want(timeOf(2).Format(time.RFC3339), `{"id":1,"tx":0} {"id":2,"tx":1} {"id":3,"tx":2}`)
 	f, err := replay.NewFilter([]string{"1"}, "")
 	if err != nil {
 		t.Fatal(err)
@@ -257,6 +258,32 @@ func TestCutsInOrderPerKeyOnly(t *testing.T) {
 	w.mustCreate()
 	w.save(checkpoint.Checkpoint{Seq: seqOf(1, 0), Below: seqOf(6, 0)})
 	w.want("", `{"tx":1} {"tx":5}`)
+}
+
+// A truncate, whose record has an empty key, is none of a row: before it the table comes back, and archives go on behind it.
+func TestTruncate(t *testing.T) {
+	w := newWorld(t, 1)
+	w.transaction(1, 1, 2) // 0
+	w.checkpoint(seqOf(0, 1), false)
+	truncate := record(1, 0, 0, 1, "null")
+	truncate.Key, truncate.Value = []byte{}, bytes.Replace(truncate.Value, []byte(`"op":"c"`), []byte(`"op":"t"`), 1)
+	for _, archived := range []bool{false, true} {
+		if archived {
+			w.mustCreate()
+		}
+		w.produce(truncate)
+		w.tx = 2
+		w.transaction(1, 3) // 2
+		w.checkpoint(seqOf(2, 0), false)
+		w.want(timeOf(0).Format(time.RFC3339), `{"id":1,"tx":0} {"id":2,"tx":0}`)
+		w.want("", `{"id":3,"tx":2}`)
+		if m := w.mustCreate(); m.Rows != 1 {
+			t.Errorf("archived %d rows behind a truncate", m.Rows)
+		}
+		w = newWorld(t, 1)
+		w.transaction(1, 1, 2)
+		w.checkpoint(seqOf(0, 1), false)
+	}
 }
 
 // What retention has removed is said, with the moment from which on a replay is possible.

@@ -25,14 +25,20 @@ func (o *Options) whole(ctx context.Context, t *archive.Topic, table *fold.Table
 	defer func() { err = errors.Join(err, met.Close()) }()
 	keys := Filter{keys: o.Filter.keys}
 	missing, key, last := 0, "", ""
+	emptied := map[int32]bool{} // partitions
 	_, err = t.Scan(ctx, from, newest, func(r *archive.Record) error {
-		if r.Kafka.Key == nil || r.Kafka.Value == nil || r.Seq < below { // where the order is per key only, some of the image lie here
+		p := r.Kafka.Partition
+		if r.Kafka.Key == nil || r.Kafka.Value == nil || emptied[p] || r.Seq < below { // where the order is per key only, some of the image lie here
+			return nil
+		}
+		if len(r.Kafka.Key) == 0 { // a truncate: what comes behind it was not there before
+			emptied[p] = true
 			return nil
 		}
 		if ok, err := keys.Takes(r.Kafka.Key, nil); !ok || err != nil {
 			return err
 		}
-		known, err := table.Has(r.Kafka.Partition, r.Kafka.Key)
+		known, err := table.Has(p, r.Kafka.Key)
 		if known || err != nil {
 			return err
 		}
@@ -41,7 +47,7 @@ func (o *Options) whole(ctx context.Context, t *archive.Topic, table *fold.Table
 		}
 		op, err := fold.Op(r.Kafka.Value)
 		if err != nil {
-			return fmt.Errorf("%s[%d] offset %d: %w", t.Name, r.Kafka.Partition, r.Kafka.Offset, err)
+			return fmt.Errorf("%s[%d] offset %d: %w", t.Name, p, r.Kafka.Offset, err)
 		}
 		if op != "c" {
 			missing, key, last = missing+1, string(r.Kafka.Key), max(last, r.Seq)

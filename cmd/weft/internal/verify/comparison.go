@@ -70,6 +70,9 @@ func (c *comparison) run(ctx context.Context, name string) (err error) {
 	if err := c.compareRows(ctx); err != nil {
 		return err
 	}
+	if c.polled != nil {
+		c.polled.began = time.Now()
+	}
 	if c.topic.keyless {
 		err = c.judgeKeyless(ctx)
 	} else {

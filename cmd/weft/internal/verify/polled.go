@@ -20,15 +20,15 @@ type polled struct {
 	// patience is how long a row may be only in the topic before it counts as a difference: for as long as two searches for
 	// deleted rows, if that is no longer than anybody wants to wait.
 	patience time.Duration
-	began    time.Time
-	awaited  bool // such a row was found in this round
+	began    time.Time // of the judging, once the whole table has been read
+	awaited  bool      // such a row was found in this round
 }
 
 // deleteSlack is what a search for deleted rows may take.
 const deleteSlack = 10 * time.Second
 
 func newPolled(r sources.PolledReader, timeout time.Duration) *polled {
-	p := &polled{reader: r, began: time.Now()}
+	p := &polled{reader: r}
 	if two := 2*r.DeletesAfter() + deleteSlack; two > deleteSlack && two <= timeout {
 		p.patience = two
 	}
