@@ -92,7 +92,7 @@ func (e *experiment) measure(t *testing.T) measured {
 	for ended, quiet := false, 0; !ended || quiet < 3 || quiet < 100 && behind(); {
 		polled := e.source.(*source)
 		polled.pollAt = time.Time{} // each poll looks, however soon after the last
-		b, err := polled.poll(ctx)
+		b, err := polled.poll(ctx, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -112,15 +112,7 @@ func (c *MariaDBConfig) open(ctx context.Context, f *flavour, o sources.OpenOpti
 		// What is open now may be as old as the last look of the process before.
 		d.looked.horizon, d.resumed = p.highest()+1, true
 	}
-	interval := c.Interval
-	if interval == 0 {
-		interval = mariadbInterval
-	}
-	s, err := open(ctx, d, d.place, interval, c.Deleted, c.Reconcile, o)
-	if err != nil {
-		return nil, errors.Join(err, d.close())
-	}
-	return s, nil
+	return start(ctx, d, d.place, c.Interval, mariadbInterval, c.Deleted, c.Reconcile, o)
 }
 
 // dialect connects for a capture.

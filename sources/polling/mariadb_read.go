@@ -40,11 +40,7 @@ func (v *mariadbView) read(ctx context.Context, t *table, at tablePosition, b *b
 			return at, false, d.explain(err)
 		}
 		if taken > 0 {
-			cursor = &columnCursor{Mark: mark}
-			last := b.last()
-			for _, k := range t.Key {
-				cursor.Key = append(cursor.Key, keyOf(t.Columns[k].Type, last[k]))
-			}
+			cursor = &columnCursor{Mark: mark, Key: keysOf(t, b.last())}
 		}
 		d.limits.learn(t, asked, taken, full)
 		if full {
@@ -76,7 +72,7 @@ func where(watermark string, t *table, after, below int64, cursor *columnCursor)
 	switch {
 	case cursor != nil:
 		mark := "'" + timeOf(cursor.Mark) + "'"
-		text += fmt.Sprintf(" AND %s >= %s AND ", columns[0], mark) + keyset(columns, func(i int) string {
+		text += fmt.Sprintf(" AND %s >= %s AND ", columns[0], mark) + keyset(columns, ">", func(i int) string {
 			if i == 0 {
 				return mark
 			}

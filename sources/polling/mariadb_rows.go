@@ -40,10 +40,10 @@ func (v *mariadbView) shows(int64) bool { return true }
 func (v *mariadbView) readRows(ctx context.Context, t *table, q rowQuery, b *batch, each func(mark int64)) (full bool, err error) {
 	var terms []string
 	if q.after != nil {
-		terms = append(terms, mariadbBeyond(t, q.after, ">", ">"))
+		terms = append(terms, mariadbBeyond(t, ">", q.after))
 	}
 	if q.until != nil {
-		terms = append(terms, mariadbBeyond(t, q.until, "<", "<="))
+		terms = append(terms, mariadbBeyond(t, "<=", q.until))
 	}
 	if q.keys != nil {
 		terms = append(terms, "("+mariadbKeys(t, q.keys)+")")
@@ -66,19 +66,12 @@ func (v *mariadbView) readRows(ctx context.Context, t *table, q rowQuery, b *bat
 	return full, nil
 }
 
-// mariadbBeyond compares rows' keys with one, by an operator for all columns but the last. The server does not use an index for a
-// comparison of rows, so that it is spelt out.
-func mariadbBeyond(t *table, key [][]byte, operator, last string) string {
-	var terms []string
-	equal := ""
-	for i, k := range t.Key {
-		if i == len(t.Key)-1 {
-			operator = last
-		}
-		column, value := quoteMariaDB(t.Columns[k].Name), mariadbValue(t, i, key)
-		terms = append(terms, fmt.Sprintf("(%s%s %s %s)", equal, column, operator, value))
-		equal += fmt.Sprintf("%s = %s AND ", column, value)
+// mariadbBeyond compares rows' keys with one. The first column is bounded by itself too, for the sake of the index.
+func mariadbBeyond(t *table, operator string, key [][]byte) string {
+	var columns []string
+	for _, k := range t.Key {
+		columns = append(columns, quoteMariaDB(t.Columns[k].Name))
 	}
-	first := quoteMariaDB(t.Columns[t.Key[0]].Name)
-	return fmt.Sprintf("%s %s= %s AND (%s)", first, strings.TrimSuffix(last, "="), mariadbValue(t, 0, key), strings.Join(terms, " OR "))
+	value := func(i int) string { return mariadbValue(t, i, key) }
+	return fmt.Sprintf("%s %s= %s AND ", columns[0], operator[:1], value(0)) + keyset(columns, operator, value)
 }

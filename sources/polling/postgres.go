@@ -83,15 +83,7 @@ func (c *PostgresConfig) Open(ctx context.Context, o sources.OpenOptions) (sourc
 	if err != nil {
 		return nil, err
 	}
-	interval := c.Interval
-	if interval == 0 {
-		interval = postgresInterval
-	}
-	s, err := open(ctx, d, d.place, interval, c.Deleted, c.Reconcile, o)
-	if err != nil {
-		return nil, errors.Join(err, d.close())
-	}
-	return s, nil
+	return start(ctx, d, d.place, c.Interval, postgresInterval, c.Deleted, c.Reconcile, o)
 }
 
 // dialect connects for a capture.

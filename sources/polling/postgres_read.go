@@ -84,10 +84,7 @@ func (v *postgresView) readColumn(ctx context.Context, t *table, at tablePositio
 			if cursor.Mark, err = parseInt(last); err != nil {
 				return at, false, fmt.Errorf("read table %s: %w", t.name, err)
 			}
-			values := b.last()
-			for _, k := range t.Key {
-				cursor.Key = append(cursor.Key, keyOf(t.Columns[k].Type, values[k]))
-			}
+			cursor.Key = keysOf(t, b.last())
 		}
 		if !full && taken < limit {
 			return tablePosition{Watermark: v.horizon()}, false, nil
@@ -132,6 +129,15 @@ func keyOf(t sources.Type, v sources.Value) string {
 		return `\x` + hex.EncodeToString(v.Data)
 	}
 	return string(v.Data)
+}
+
+// keysOf is a row's key as text, for a cursor.
+func keysOf(t *table, row []sources.Value) []string {
+	key := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		key[i] = keyOf(t.Columns[k].Type, row[k])
+	}
+	return key
 }
 
 // scan reads a whole table, block by block, for rows whose xmin is above the watermark.

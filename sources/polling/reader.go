@@ -60,6 +60,7 @@ type rowReader struct {
 	every    time.Duration
 	position position
 	log      hclog.Logger
+	last     sources.LastPosition[position] // AppendOrder's
 
 	mu     sync.Mutex
 	tables map[string]*tableReader
@@ -70,10 +71,7 @@ func openReader(ctx context.Context, connect func(ctx context.Context, tables []
 	o sources.OpenOptions) (sources.Reader, error) {
 	r := &rowReader{connect: connect, place: place, deleted: deleted, log: o.Logger, tables: map[string]*tableReader{}}
 	if !reconcile.Off {
-		r.every = reconcile.Every
-		if r.every == 0 {
-			r.every = defaultEvery
-		}
+		r.every = cmp.Or(reconcile.Every, defaultEvery)
 	}
 	if o.Position != nil {
 		var err error
@@ -112,7 +110,7 @@ const rowsFrom = 1 << 31
 
 // AppendOrder implements sources.Reader.
 func (r *rowReader) AppendOrder(dst []byte, p sources.Position, i int) ([]byte, error) {
-	at, err := parsePosition(p)
+	at, err := r.last.Decode(p, parsePosition)
 	if err != nil {
 		return dst, err
 	}
@@ -274,11 +272,7 @@ func (t *tableReader) chunk(ctx context.Context, v rowView, q sources.ChunkReque
 
 // cursorAt is a place behind a row.
 func cursorAt(t *table, row []sources.Value) (sources.Cursor, error) {
-	var key []string
-	for _, k := range t.Key {
-		key = append(key, keyOf(t.Columns[k].Type, row[k]))
-	}
-	cursor, err := json.Marshal(key)
+	cursor, err := json.Marshal(keysOf(t, row))
 	if err != nil {
 		return nil, fmt.Errorf("encode cursor: %w", err)
 	}

@@ -2,6 +2,7 @@ package polling
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"encoding/binary"
@@ -109,10 +110,7 @@ func newReconciler(c Reconcile, o sources.OpenOptions, last int64) *reconciler {
 	if c.Off || o.Held == nil {
 		return nil
 	}
-	r := &reconciler{held: o.Held, every: c.Every, rate: c.RowsPerSecond, guard: c.Guard, confirm: c.Confirm, log: o.Logger, bytes: o.BatchBytes}
-	if r.every == 0 {
-		r.every = defaultEvery
-	}
+	r := &reconciler{held: o.Held, every: cmp.Or(c.Every, defaultEvery), rate: c.RowsPerSecond, guard: c.Guard, confirm: c.Confirm, log: o.Logger, bytes: o.BatchBytes}
 	if r.rate == 0 {
 		r.rate = defaultRowsPerSecond
 	}

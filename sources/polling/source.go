@@ -1,6 +1,7 @@
 package polling
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,16 +32,28 @@ type source struct {
 	returned  time.Time
 	turn      string
 	batch     *batch
+	returning *batch                 // the one of the batch that was returned
+	ahead     chan result            // of a poll that goes on beside what handles that batch, nil while there is none
+	stop      context.CancelFunc     // ends that poll
 	described atomic.Pointer[string] // the horizon as of the last look
 	reconcile *reconciler            // nil where deleted rows are not looked for
 	pollAt    time.Time              // when the next poll is due
+}
+
+// start opens a source, or closes the dialect. The interval is fallback where none is configured.
+func start(ctx context.Context, d dialect, place string, interval, fallback time.Duration, deleted string, reconcile Reconcile, o sources.OpenOptions) (sources.Source, error) {
+	s, err := open(ctx, d, place, cmp.Or(interval, fallback), deleted, reconcile, o)
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return s, nil
 }
 
 // open makes the engine and verifies the datastore against o.Position.
 func open(ctx context.Context, d dialect, place string, interval time.Duration, deleted string, reconcile Reconcile, o sources.OpenOptions) (*source, error) {
 	s := &source{
 		dialect: d, interval: interval, place: place, deleted: deleted, existing: o.Existing, log: o.Logger, returned: time.Now(), pending: true, started: o.Position != nil,
-		batch: newBatch(o.BatchBytes),
+		batch: newBatch(o.BatchBytes), returning: newBatch(o.BatchBytes),
 	}
 	poll, err := pollOf(o.Above)
 	if err != nil {
@@ -127,7 +140,7 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 	defer stop()
 	var timer *time.Timer
 	for {
-		b, err := s.poll(polling)
+		b, err := s.next(ctx, polling)
 		if err != nil && polling.Err() != nil {
 			return sources.Batch{}, ctx.Err()
 		}
@@ -135,6 +148,7 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 			return sources.Batch{}, err
 		}
 		if len(b.Changes) > 0 {
+			s.readAhead(ctx)
 			return b, nil
 		}
 		if s.pending && ctx.Err() == nil {
@@ -158,6 +172,43 @@ func (s *source) Next(ctx context.Context) (sources.Batch, error) {
 			return sources.Batch{}, ctx.Err()
 		case <-timer.C:
 		}
+	}
+}
+
+// result is what a poll returned.
+type result struct {
+	batch sources.Batch
+	err   error
+}
+
+// readAhead begins the next poll while the caller handles what the last one found, if that left rows. It looks for no deleted rows:
+// that is done against what the log holds, which is known up to the batches that were handled.
+func (s *source) readAhead(ctx context.Context) {
+	if !s.pending || s.reconcile.due(time.Now(), true) {
+		return
+	}
+	s.batch, s.returning = s.returning, s.batch
+	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	ahead := make(chan result, 1)
+	s.ahead = ahead
+	go func() {
+		b, err := s.poll(ctx, false)
+		ahead <- result{b, err}
+	}()
+}
+
+// next is what the poll that is under way returns, which is waited for until ctx ends, or else another.
+func (s *source) next(ctx, polling context.Context) (sources.Batch, error) {
+	if s.ahead == nil {
+		return s.poll(polling, s.reconcile.due(time.Now(), s.pending))
+	}
+	select {
+	case <-ctx.Done():
+		return sources.Batch{}, ctx.Err()
+	case p := <-s.ahead:
+		s.ahead = nil
+		s.stop()
+		return p.batch, p.err
 	}
 }
 
@@ -186,10 +237,9 @@ func withGrace(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// poll looks once, for what has changed or for deleted rows, whichever is due. The batch is empty if there was nothing.
-func (s *source) poll(ctx context.Context) (sources.Batch, error) {
+// poll looks once, for what has changed, or for deleted rows with reconcile. The batch is empty if there was nothing.
+func (s *source) poll(ctx context.Context, reconcile bool) (sources.Batch, error) {
 	began := time.Now()
-	reconcile := s.reconcile.due(began, s.pending)
 	looks := s.pending || !began.Before(s.pollAt)
 	if looks {
 		changed, err := s.dialect.changed(ctx)
@@ -352,4 +402,10 @@ func (s *source) Horizon() string { return *s.described.Load() }
 func (s *source) Durable(sources.Position) error { return nil }
 
 // Close implements sources.Source.
-func (s *source) Close() error { return s.dialect.close() }
+func (s *source) Close() error {
+	if s.ahead != nil {
+		s.stop()
+		<-s.ahead
+	}
+	return s.dialect.close()
+}

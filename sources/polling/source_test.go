@@ -118,6 +118,44 @@ func TestFair(t *testing.T) {
 	}
 }
 
+// While a batch is handled the next poll is made, which neither touches the batch nor is lost when nobody waits for it.
+func TestReadAhead(t *testing.T) {
+	s := newShop(t, "orders")
+	s.opts.BatchBytes = 4 << 10
+	createTable(t, s.db, "orders", orders)
+	src := s.start()
+	s.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100) INSERT INTO orders (id, state) SELECT i, hex(randomblob(200)) FROM n")
+	rows := 0
+	for more := true; more; {
+		b := next(t, src)
+		rows, more = rows+len(b.Changes), b.More
+		if engine := src.(*source); more {
+			before := show(b)
+			for began := time.Now(); len(engine.ahead) == 0; time.Sleep(time.Millisecond) {
+				if time.Since(began) > 20*time.Second {
+					t.Fatal("no poll is made beside")
+				}
+			}
+			wantShown(t, b, before)
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			if b, err := src.Next(ended); !errors.Is(err, context.Canceled) {
+				t.Fatalf("next returned %s and error %v", show(b), err)
+			}
+		} else if engine.ahead != nil {
+			t.Fatal("a poll is made beside though nothing is left")
+		}
+	}
+	if rows != 100 {
+		t.Errorf("%d of 100 rows were returned", rows)
+	}
+	s.execute("UPDATE orders SET state = hex(randomblob(200))")
+	if b := next(t, src); !b.More {
+		t.Error("More is false though rows are left")
+	}
+	// The test's end closes it in the middle of a poll.
+}
+
 // Columns and tables come and go between polls.
 func TestSchemaChanges(t *testing.T) {
 	s := newShop(t, "orders*")
@@ -285,7 +323,7 @@ func TestConcurrentTransactions(t *testing.T) {
 	var lastWatermark string
 	read := func() {
 		src.(*source).pollAt = time.Time{} // each poll looks, however soon after the last
-		b, err := src.(*source).poll(t.Context())
+		b, err := src.(*source).poll(t.Context(), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -348,7 +386,7 @@ func TestPollCost(t *testing.T) {
 	counted := &countingDialect{dialect: src.dialect}
 	src.dialect = counted
 	for range 100 {
-		if _, err := src.poll(t.Context()); err != nil {
+		if _, err := src.poll(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -357,7 +395,7 @@ func TestPollCost(t *testing.T) {
 	}
 	s.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) INSERT INTO orders (id, state) SELECT i, hex(randomblob(100)) FROM n")
 	for more := true; more; {
-		b, err := src.poll(t.Context())
+		b, err := src.poll(t.Context(), false)
 		if err != nil {
 			t.Fatal(err)
 		}

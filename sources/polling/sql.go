@@ -89,15 +89,7 @@ func (c *SQLConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.So
 	if err != nil {
 		return nil, err
 	}
-	interval := c.Interval
-	if interval == 0 {
-		interval = sqlInterval
-	}
-	s, err := open(ctx, d, d.place, interval, c.Deleted, c.Reconcile, o)
-	if err != nil {
-		return nil, errors.Join(err, d.close())
-	}
-	return s, nil
+	return start(ctx, d, d.place, c.Interval, sqlInterval, c.Deleted, c.Reconcile, o)
 }
 
 // Check implements sources.Checker.

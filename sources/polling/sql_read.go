@@ -68,7 +68,7 @@ func (v *sqlView) pageQuery(t *table, watermark int64, cursor sqlCursor, limit i
 	}
 	query = fmt.Sprintf("%s WHERE %s < %s", t.query, columns[0], text(timeOf(cursor.Until)))
 	if cursor.Key != nil {
-		query += fmt.Sprintf(" AND %s >= %s AND ", columns[0], text(cursor.Mark)) + keyset(columns, func(i int) string {
+		query += fmt.Sprintf(" AND %s >= %s AND ", columns[0], text(cursor.Mark)) + keyset(columns, ">", func(i int) string {
 			if i == 0 {
 				return text(cursor.Mark)
 			}
@@ -134,11 +134,7 @@ func (v *sqlView) page(ctx context.Context, t *table, query string, args []any, 
 		return 0, false, fmt.Errorf("read table %s: %w", t.name, err)
 	}
 	if taken > 0 {
-		cursor.Mark, cursor.Key = string(mark), nil
-		last := b.last()
-		for _, k := range t.Key {
-			cursor.Key = append(cursor.Key, keyOf(t.Columns[k].Type, last[k]))
-		}
+		cursor.Mark, cursor.Key = string(mark), keysOf(t, b.last())
 	}
 	return taken, full, nil
 }

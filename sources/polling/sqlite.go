@@ -64,15 +64,7 @@ func (c *SQLiteConfig) Open(ctx context.Context, o sources.OpenOptions) (sources
 	if err != nil {
 		return nil, err
 	}
-	interval := c.Interval
-	if interval == 0 {
-		interval = defaultInterval
-	}
-	s, err := open(ctx, d, c.place(), interval, c.Deleted, c.Reconcile, o)
-	if err != nil {
-		return nil, errors.Join(err, d.close())
-	}
-	return s, nil
+	return start(ctx, d, c.place(), c.Interval, defaultInterval, c.Deleted, c.Reconcile, o)
 }
 
 // place names the datastore in messages.
