@@ -108,20 +108,24 @@ func (c *Config) connect(ctx context.Context, more ...option.ClientOption) (*spa
 	return client, nil
 }
 
-// Open implements sources.Config.
-func (c *Config) Open(ctx context.Context, o sources.OpenOptions) (sources.Source, error) {
-	return c.open(ctx, o)
-}
-
-func (c *Config) open(ctx context.Context, o sources.OpenOptions, more ...option.ClientOption) (sources.Source, error) {
+// connectFor is connect for a capture. The client is the source's or the reader's, and outlives what ctx bounds.
+func (c *Config) connectFor(ctx context.Context, o sources.OpenOptions, more ...option.ClientOption) (*spanner.Client, error) {
 	if err := c.Validate(); err != nil {
 		return nil, sources.Fatal("correct the capture's source", "%w", err)
 	}
 	if len(o.Keys) > 0 {
 		return nil, errKeys()
 	}
-	// The client is the source's, and must outlive what ctx bounds.
-	client, err := c.connect(context.WithoutCancel(ctx), more...)
+	return c.connect(context.WithoutCancel(ctx), more...)
+}
+
+// Open implements sources.Config.
+func (c *Config) Open(ctx context.Context, o sources.OpenOptions) (sources.Source, error) {
+	return c.open(ctx, o)
+}
+
+func (c *Config) open(ctx context.Context, o sources.OpenOptions, more ...option.ClientOption) (sources.Source, error) {
+	client, err := c.connectFor(ctx, o, more...)
 	if err != nil {
 		return nil, err
 	}

@@ -29,13 +29,7 @@ func (c *Config) OpenReader(ctx context.Context, o sources.OpenOptions) (sources
 }
 
 func (c *Config) openReader(ctx context.Context, o sources.OpenOptions, more ...option.ClientOption) (sources.Reader, error) {
-	if err := c.Validate(); err != nil {
-		return nil, sources.Fatal("correct the capture's source", "%w", err)
-	}
-	if len(o.Keys) > 0 {
-		return nil, errKeys()
-	}
-	client, err := c.connect(context.WithoutCancel(ctx), more...)
+	client, err := c.connectFor(ctx, o, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -64,9 +58,7 @@ type rowReader struct {
 	logger   hclog.Logger
 	lag      time.Duration
 
-	// AppendOrder's last position, and its watermark: it is asked for row after row of one.
-	place    sources.Position
-	placeLow stamp
+	last sources.LastPosition[stamp] // AppendOrder's, by its watermark
 
 	mu      sync.Mutex
 	began   stamp     // the database's time
@@ -323,14 +315,11 @@ func (r *rowReader) AppendOrder(dst []byte, p sources.Position, i int) ([]byte, 
 	if i < 0 {
 		return nil, fmt.Errorf("there is no row %d behind a position", i)
 	}
-	if r.place == nil || !bytes.Equal(p, r.place) {
-		low, err := watermarkOf(p)
-		if err != nil {
-			return nil, err
-		}
-		r.placeLow, r.place = low, slices.Clone(p)
+	low, err := r.last.Decode(p, watermarkOf)
+	if err != nil {
+		return nil, err
 	}
-	return appendRowOrder(dst, r.placeLow, i), nil
+	return appendRowOrder(dst, *low, i), nil
 }
 
 // Close ends the connections. No other call may be under way.
