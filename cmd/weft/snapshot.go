@@ -96,7 +96,11 @@ func (r *reader) request(ctx context.Context, name string, ask func(knownCapture
 		return "", failed(fmt.Errorf("capture %s has not run yet; weft run makes it known in the log", name))
 	}
 	if _, ok := k.Source.(sources.Snapshotter); !ok {
-		return "", &exitError{exitUsage, fmt.Errorf("capture %s: a source of type %s makes no snapshots", name, k.SourceType)}
+		err := fmt.Errorf("capture %s: a source of type %s makes no snapshots", name, k.SourceType)
+		if _, polls := k.Source.(sources.Poller); polls {
+			err = fmt.Errorf("%w; to read its tables again, which writes the rows that are not in the topic: weft checkpoint set %s null", err, name)
+		}
+		return "", &exitError{exitUsage, err}
 	}
 	checkpoints, corrupt, err := loadCheckpoints(ctx, r.cl)
 	if err == nil {

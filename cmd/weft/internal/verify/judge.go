@@ -133,7 +133,7 @@ func (c *comparison) judge(ctx context.Context, keys []openKey, final bool) erro
 		}
 	}
 	if c.polled != nil {
-		if open, err = c.judgePolled(ctx, open, findings, chunk, final); err != nil {
+		if open, err = c.judgePolled(ctx, open, findings, found, final); err != nil {
 			return err
 		}
 	}

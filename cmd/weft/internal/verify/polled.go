@@ -14,7 +14,7 @@ import (
 // Its topic has the versions of rows that polls saw, so that it is at no moment what a read saw. But a row that was the same in two
 // reads was so in between, and if the capture's polls passed it in that time, the topic must have had that very row when it was
 // folded: if it has not, that is a difference. A row that was written between every two reads is written to the topic again all the time
-// too, whole; it is counted.
+// too, whole; it is counted. So is one that was there in an earlier round and is deleted now, too late for a search to have found it.
 type polled struct {
 	reader sources.PolledReader
 	// patience is how long a row may be only in the topic before it counts as a difference: for as long as two searches for
@@ -52,22 +52,26 @@ func (p *polled) why() string {
 	return "deleted rows are not looked for: reconcile.off"
 }
 
-// judgePolled returns those of the open keys that are decided: with final all whose row is still the one of the chunk. Keys of rows that
+// judgePolled returns those of the open keys that are decided: with final all whose row is still as it was before. Keys of rows that
 // were written meanwhile are done with.
-func (c *comparison) judgePolled(ctx context.Context, open []openKey, findings map[string]Finding, chunk *sources.Chunk, final bool) (rest []openKey, err error) {
-	for key, f := range findings {
-		if f.Kind == Extra {
-			c.polled.awaited = true
-			f.Why = c.polled.why()
-			findings[key] = f
+func (c *comparison) judgePolled(ctx context.Context, open []openKey, findings map[string]Finding, before map[string]versioned, final bool) (rest []openKey, err error) {
+	for _, k := range open {
+		f := findings[string(k.json)]
+		if f.Kind != Extra {
+			if !final && !k.seen {
+				k.seen = true
+				if err := c.store.putOpen(k); err != nil {
+					return nil, err
+				}
+			}
+			continue
 		}
+		c.polled.awaited = true
+		f.Why = c.polled.why()
+		findings[string(k.json)] = f
 	}
 	if !final || len(open) == 0 {
 		return open, nil
-	}
-	before, err := c.versions(chunk)
-	if err != nil {
-		return nil, err
 	}
 	again, err := c.read(ctx, open)
 	if err != nil {
@@ -79,7 +83,8 @@ func (c *comparison) judgePolled(ctx context.Context, open []openKey, findings m
 	}
 	for _, k := range open {
 		was, is := before[string(k.json)], now[string(k.json)]
-		if was.version == is.version && bytes.Equal(was.row, is.row) {
+		late := findings[string(k.json)].Kind == Extra && k.seen
+		if was.version == is.version && bytes.Equal(was.row, is.row) && !late {
 			rest = append(rest, k)
 			continue
 		}

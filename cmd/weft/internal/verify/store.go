@@ -256,15 +256,22 @@ func (s *store) compare(source, topic []byte) (d difference, err error) {
 
 // addOpen notes a key that is not decided. wire holds its columns' wire forms, nil for null.
 func (s *store) addOpen(key []byte, wire [][]byte) error {
-	s.value = s.value[:0]
-	for _, w := range wire {
+	return s.putOpen(openKey{json: key, wire: wire})
+}
+
+func (s *store) putOpen(o openKey) error {
+	s.value = append(s.value[:0], 0)
+	if o.seen {
+		s.value[0] = 1
+	}
+	for _, w := range o.wire {
 		if w == nil {
 			s.value = binary.AppendUvarint(s.value, 0)
 			continue
 		}
 		s.value = append(binary.AppendUvarint(s.value, uint64(len(w))+1), w...)
 	}
-	s.key = append(append(s.key[:0], inOpen), key...)
+	s.key = append(append(s.key[:0], inOpen), o.json...)
 	return s.entries.Set(s.key, s.value)
 }
 
@@ -274,10 +281,11 @@ func (s *store) closeKey(key []byte) error {
 	return s.entries.Delete(s.key)
 }
 
-// openKey is an open key as JSON and as wire forms.
+// openKey is an open key as JSON and as wire forms. The source was seen to have its row where seen is set.
 type openKey struct {
 	json []byte
 	wire [][]byte
+	seen bool
 }
 
 // nextOpen returns up to n open keys that come after a key's JSON, in the store's order.
@@ -287,8 +295,8 @@ func (s *store) nextOpen(after []byte, n int) (keys []openKey, err error) {
 		from = append(from, 0)
 	}
 	err = s.scan(from, []byte{inOpen + 1}, func(k, v []byte) (bool, error) {
-		o := openKey{json: bytes.Clone(k[1:])}
-		for len(v) > 0 {
+		o := openKey{json: bytes.Clone(k[1:]), seen: v[0] == 1}
+		for v = v[1:]; len(v) > 0; {
 			size, used := binary.Uvarint(v)
 			if v = v[used:]; size == 0 {
 				o.wire = append(o.wire, nil)

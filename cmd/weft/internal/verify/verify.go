@@ -145,7 +145,12 @@ type verifier struct {
 func Run(ctx context.Context, o Options, done func(*Result) error) (err error) {
 	source, ok := o.Source.(sources.Snapshotter)
 	if !ok {
-		return sources.Fatal("compare its tables by other means", "capture %q: a source of kind %s cannot read its tables beside the stream",
+		remedy := "compare its tables by other means"
+		if _, polls := o.Source.(sources.Poller); polls {
+			remedy = fmt.Sprintf("weft checkpoint set %s null # reads all rows again, and writes those that are not in the topic; with brokers while weft run runs, "+
+				"with the embedded log before it", o.Open.Capture)
+		}
+		return sources.Fatal(remedy, "capture %q: a source of kind %s cannot read its tables beside the stream",
 			o.Open.Capture, o.Source.Connector())
 	}
 	v := &verifier{o: o, source: source, checkpoints: &checkpoints{
