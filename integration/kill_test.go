@@ -28,7 +28,7 @@ type origin interface {
 
 const partitions = 3
 
-// TestKill kills the daemon KILLS times (without it 25 times with PostgreSQL, 6 with the others) under load, at random moments between 0.1 and 3 seconds after
+// TestKill kills the daemon KILLS times (without it 25 times with PostgreSQL, 4 with the others) under load, at random moments between 0.1 and 3 seconds after
 // each start, and stops it once as an operator does. After that every topic must hold every committed change once, in
 // order, and fold to its table. SEED repeats a run's load and moments.
 func TestKill(t *testing.T) {
@@ -46,7 +46,7 @@ func TestKill(t *testing.T) {
 		for _, log := range slices.Sorted(maps.Keys(logs)) {
 			t.Run(source+" into "+log, func(t *testing.T) {
 				t.Parallel()
-				few := 6
+				few := 4
 				if source == "postgres" {
 					few = 25
 				}

@@ -78,7 +78,7 @@ func newFilledMongo(t testing.TB, name, options string) origin {
 }
 
 // filledDocuments is how many documents from before the load does not touch; mongoKeys how many each worker has of a collection.
-const filledDocuments, mongoKeys = 12_000, 60
+const filledDocuments, mongoKeys = 6_000, 60
 
 func (o *mongoOrigin) capture() string {
 	snapshot := "never"

@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/url"
@@ -10,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/go-sql-driver/mysql" // the driver
+	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 )
@@ -212,9 +213,11 @@ func (o *polledOrigin) tables(ctx context.Context, partitions int32) (map[string
 	return map[string]table{"orders": want}, nil
 }
 
-// load writes from four connections until ctx ends. Each has rows of its own, so that nobody waits for a lock.
+// writers each have rows of their own.
+const writers = 4
+
+// load writes from as many connections as there are writers until ctx ends.
 func (o *polledOrigin) load(ctx context.Context, seed uint64) error {
-	const writers = 4
 	g, ctx := errgroup.WithContext(ctx)
 	for writer := range writers {
 		g.Go(func() error {
@@ -222,37 +225,21 @@ func (o *polledOrigin) load(ctx context.Context, seed uint64) error {
 			if err != nil {
 				return err
 			}
-			defer conn.close()
+			defer func() { conn.close() }()
 			r := rand.New(rand.NewPCG(seed, uint64(writer)))
 			for n := 0; ctx.Err() == nil; n++ {
-				rows := func(count int) []string {
-					var values []string
-					for range count {
-						values = append(values, fmt.Sprintf("INSERT INTO %s.orders (id, name, amount) VALUES (%d, 'n', '%d') %s",
-							o.schema, writer+writers*r.IntN(500), r.IntN(1e6), o.upsert))
-					}
-					return values
-				}
-				begin, end, pause := []string{"BEGIN"}, []string{"COMMIT"}, time.Duration(0)
-				count := 1 + r.IntN(8)
-				switch r.IntN(40) {
-				case 0:
-					var prepared []string
-					begin, prepared, end = o.prepare(fmt.Sprintf("%s-%d-%d", o.schema, writer, n))
-					if err := run(conn, append(append(begin, rows(count)...), prepared...)); err != nil {
+				work, pause, end := o.transaction(r, writer, n)
+				err := run(conn, work)
+				if deadlocked(err) { // the rows are the writer's own, but MariaDB locks the gaps between them too
+					next, err := o.connect(context.WithoutCancel(ctx))
+					if err != nil {
 						return err
 					}
-					begin, count, pause = nil, 0, time.Duration(r.IntN(1000))*time.Millisecond
-				case 1, 2:
-					pause = time.Duration(r.IntN(1500)) * time.Millisecond
-				case 3:
-					count = 2000
+					conn.close() // which rolls back
+					conn = next
+					continue
 				}
-				statements := append(begin, rows(count)...)
-				if count > 0 && r.IntN(8) == 0 { // some of them come back soon
-					statements = append(statements, fmt.Sprintf("DELETE FROM %s.orders WHERE id IN (%d, %d)", o.schema, writer+writers*r.IntN(500), writer+writers*r.IntN(500)))
-				}
-				if err := run(conn, statements); err != nil {
+				if err != nil {
 					return err
 				}
 				time.Sleep(pause) // to its end, so that nothing is left prepared
@@ -265,6 +252,36 @@ func (o *polledOrigin) load(ctx context.Context, seed uint64) error {
 		})
 	}
 	return g.Wait()
+}
+
+// transaction makes a writer's n-th: what comes before the pause, and what ends it.
+func (o *polledOrigin) transaction(r *rand.Rand, writer, n int) (work []string, pause time.Duration, end []string) {
+	id := func() int { return writer + writers*r.IntN(500) }
+	begin, prepared, end := []string{"BEGIN"}, []string(nil), []string{"COMMIT"}
+	count := 1 + r.IntN(8)
+	switch r.IntN(40) {
+	case 0:
+		begin, prepared, end = o.prepare(fmt.Sprintf("%s-%d-%d", o.schema, writer, n))
+		pause = time.Duration(r.IntN(1000)) * time.Millisecond
+	case 1, 2:
+		pause = time.Duration(r.IntN(1500)) * time.Millisecond
+	case 3:
+		count = 2000
+	}
+	work = begin
+	for range count {
+		work = append(work, fmt.Sprintf("INSERT INTO %s.orders (id, name, amount) VALUES (%d, 'n', '%d') %s", o.schema, id(), r.IntN(1e6), o.upsert))
+	}
+	if prepared == nil && r.IntN(8) == 0 { // some of them come back soon
+		work = append(work, fmt.Sprintf("DELETE FROM %s.orders WHERE id IN (%d, %d)", o.schema, id(), id()))
+	}
+	return append(work, prepared...), pause, end
+}
+
+// deadlocked tells whether the server gave up a transaction, or a lock, for the sake of another.
+func deadlocked(err error) bool {
+	var e *mysql.MySQLError
+	return errors.As(err, &e) && (e.Number == 1213 || e.Number == 1205) // https://mariadb.com/docs/server/reference/error-codes
 }
 
 // run is not interrupted: a transaction that has begun ends.

@@ -112,7 +112,7 @@ func TestSnapshotKill(t *testing.T) {
 	}{
 		"mongodb":  {filledDocuments, 3, newFilledMongo},
 		"spanner":  {filledSpanner, 3, newFilledSpanner},
-		"postgres": {filledRows, 10, func(t testing.TB, name, options string) origin { return newFilled(t, name, options) }},
+		"postgres": {filledRows, 6, func(t testing.TB, name, options string) origin { return newFilled(t, name, options) }},
 	} {
 		for log, to := range map[string]func(testing.TB) logKind{"kafka": kafkaLog, "embedded": embeddedLog} {
 			t.Run(source+" into "+log, func(t *testing.T) {
