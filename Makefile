@@ -26,7 +26,7 @@ build: ## build bin/weft
 test: install lint $(TOOLS)/bench ## install what the tests need, then run every check and test
 	integration/fuzz.sh $(FUZZTIME) sink/envelope sources/mongodb/extjson sources/postgres/pgoutput sources/postgres/visibility
 	$(TOOLS)/services run -- $(MAKE) --no-print-directory go-test
-	$(TOOLS)/services run -- sh -c '$(TOOLS)/bench -short && $(TOOLS)/bench -snapshot -short && $(TOOLS)/bench -mongodb -short && $(TOOLS)/bench -polling -short && $(TOOLS)/bench -spanner -short'
+	$(TOOLS)/services run -- sh -c '$(TOOLS)/bench -short && $(TOOLS)/bench -snapshot -short && { $(TOOLS)/bench -mongodb -short & m=$$!; $(TOOLS)/bench -spanner -short & s=$$!; $(TOOLS)/bench -polling -short && wait $$m && wait $$s; }'
 	$(MAKE) --no-print-directory bench-archive ROWS=100000
 
 install: $(TOOLS)/services $(TOOLS)/golangci-lint ## install what the tests need, without running them
@@ -45,7 +45,7 @@ fuzz: ## run every fuzz target for FUZZTIME
 # packages first, since they wait most of the time. Vet is golangci-lint's.
 go-test:
 	go test $(RACE) -vet=off -p 4 -parallel 4 -timeout 20m ./sources/... ./...
-	go -C integration test -vet=off -parallel 3 -count=1 -timeout 20m ./...
+	go -C integration test -vet=off -parallel 4 -count=1 -timeout 20m ./...
 
 bench: $(TOOLS)/services $(TOOLS)/bench ## drain a backlog of 500,000 changes against a bare reader, in turns; latency
 	integration/install-tools.sh

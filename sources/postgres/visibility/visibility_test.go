@@ -121,7 +121,7 @@ func (v *server) snapshot() Snapshot {
 
 // TestTracker: what is unseen is never forgotten, over snapshots and restarts, and everything is forgotten in the end.
 func TestTracker(t *testing.T) {
-	for seed := range uint64(2000) {
+	for seed := range uint64(500) {
 		random := rand.New(rand.NewPCG(seed, 7))
 		v := &server{random: random, next: 3 + random.Uint64N(2)*(1<<32-200)}
 		stall := random.IntN(3) // how rarely what was streamed becomes visible
