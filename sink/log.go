@@ -50,9 +50,10 @@ type Profile struct {
 // Profiles by name.
 var Profiles = map[string]Profile{
 	// Apache Kafka, Redpanda and others with local disks: a commit ends every linger, so that it is for backlogs alone, and one of
-	// 25 ms takes a fifth of the requests that one of 5 takes; 1 MiB is the brokers' own default for message.max.bytes. A broker answers a commit before it has written the markers, and
-	// holds what is produced in those few milliseconds back for 20 (add.partitions.to.txn.retry.backoff.ms). Measured at
-	// 500 rows/s, at the consumer: half of the rows within 28 ms without a pause, 10 with one of 2 ms, 16 with one of 6.
+	// 25 ms takes a fifth of the requests that one of 5 takes; 1 MiB is the brokers' own default for message.max.bytes. A broker
+	// answers a commit before it has written the markers, and holds what is produced in those few milliseconds back for 20
+	// (add.partitions.to.txn.retry.backoff.ms). Measured at 500 rows/s, at the consumer: half of the rows within 28 ms without a
+	// pause, 10 with one of 2 ms, 16 with one of 6.
 	"kafka": {Linger: 25 * time.Millisecond, MaxRecordBytes: 1 << 20, AfterCommit: 3 * time.Millisecond, Atomic: true, Segments: true},
 	// WarpStream: a produce takes 250 to 500 ms whatever its size, so large batches and a longer linger; retention by
 	// bytes and segment settings do not exist there and are silently ignored, so they are never set

@@ -226,8 +226,11 @@ func (m *Manifest) takes(key []byte) bool {
 
 // isTruncate tells whether a record without a key empties the table.
 func isTruncate(r *kgo.Record) bool {
-	var e struct{ Op string }
-	return len(r.Key) == 0 && json.Unmarshal(r.Value, &e) == nil && e.Op == "t"
+	if len(r.Key) > 0 || r.Value == nil {
+		return false
+	}
+	op, err := fold.Op(r.Value)
+	return err == nil && op == "t"
 }
 
 func (i *Image) note(r *Record) {

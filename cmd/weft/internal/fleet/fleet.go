@@ -33,8 +33,8 @@ type Fleet struct {
 	// Parse reads a registered capture, and Make makes what runs one.
 	Parse func(Registration) (*configs.Capture, error)
 	Make  func(configs.Capture) *pipeline.Capture
-	// Complete, where it is not nil, is called, once or more often, when all that this daemon is to run was made: what is registered was read, and which of
-	// it is this daemon's is known.
+	// Complete, where it is not nil, is called, once or more often, when all that this daemon is to run was made: what is registered
+	// was read, and which of it is this daemon's is known.
 	Complete func()
 	Logger   hclog.Logger
 
