@@ -226,7 +226,7 @@ func (d *mariadbDialect) explain(err error) error {
 func (d *mariadbDialect) changed(context.Context) (bool, error) { return true, nil }
 
 func (d *mariadbDialect) close() error {
-	return errors.Join(d.conn.Close(), d.db.Close())
+	return closeConn(d.conn, d.db)
 }
 
 // view implements dialect.

@@ -219,6 +219,7 @@ func TestReconcileReadsNoKeys(t *testing.T) {
 	test := func(t *testing.T, r *reconciled) {
 		r.insert(0, 2000)
 		r.until(2000)
+		r.quiet()
 		v, err := r.src.dialect.view(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -148,7 +148,7 @@ func (d *sqlDialect) explain(err error) error { return fmt.Errorf("%s: %w", d.pl
 // changed implements dialect. An empty poll is the clock, and for each table its columns and a range of an index.
 func (d *sqlDialect) changed(context.Context) (bool, error) { return true, nil }
 
-func (d *sqlDialect) close() error { return errors.Join(d.conn.Close(), d.db.Close()) }
+func (d *sqlDialect) close() error { return closeConn(d.conn, d.db) }
 
 // view implements dialect.
 func (d *sqlDialect) view(ctx context.Context) (view, error) {

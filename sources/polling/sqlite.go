@@ -171,7 +171,7 @@ func (d *sqliteDialect) changed(ctx context.Context) (bool, error) {
 }
 
 func (d *sqliteDialect) close() error {
-	return errors.Join(d.conn.Close(), d.db.Close())
+	return closeConn(d.conn, d.db)
 }
 
 // view implements dialect.
