@@ -96,7 +96,8 @@ func (c *Config) connect(ctx context.Context, more ...option.ClientOption) (*spa
 	switch {
 	case emulator != "":
 		options = append(options, option.WithEndpoint(emulator), option.WithoutAuthentication(),
-			option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
+			option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
+			option.WithGRPCDialOption(grpc.WithChainStreamInterceptor(emulatorTokens)))
 	case c.CredentialsFile != "":
 		options = append(options, option.WithAuthCredentialsFile(option.ServiceAccount, c.CredentialsFile))
 	}

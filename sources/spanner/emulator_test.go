@@ -2,7 +2,6 @@ package spanner
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -19,7 +18,6 @@ import (
 	"cloud.google.com/go/spanner/admin/database/apiv1/databasepb"
 	instance "cloud.google.com/go/spanner/admin/instance/apiv1"
 	"cloud.google.com/go/spanner/admin/instance/apiv1/instancepb"
-	"cloud.google.com/go/spanner/apiv1/spannerpb"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -201,7 +199,6 @@ func (d *testDatabase) tryDDL(ctx context.Context, statements ...string) error {
 	return op.Wait(ctx)
 }
 
-// config is a config whose client does not hold rows back; see uniqueTokens.
 func (d *testDatabase) config(stream string) *testConfig {
 	return &testConfig{db: d, Config: Config{Database: d.name, Stream: stream, EmulatorHost: d.host, Heartbeat: 200 * time.Millisecond, Connections: 1}}
 }
@@ -209,14 +206,6 @@ func (d *testDatabase) config(stream string) *testConfig {
 type testConfig struct {
 	Config
 	db *testDatabase
-}
-
-func (c *testConfig) Open(ctx context.Context, o sources.OpenOptions) (sources.Source, error) {
-	return c.open(ctx, o, option.WithGRPCDialOption(grpc.WithStreamInterceptor(uniqueTokens)))
-}
-
-func (c *testConfig) Check(ctx context.Context, o sources.CheckOptions) []sources.Finding {
-	return c.check(ctx, o, option.WithGRPCDialOption(grpc.WithStreamInterceptor(uniqueTokens)))
 }
 
 // OpenReader returns a reader whose chunks are all of the present: the conformance suite reads what it has just written.
@@ -256,29 +245,5 @@ func (r *presentReader) present(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.at = max(r.at, stampOf(now))
-	return err
-}
-
-// uniqueTokens gives every part of a result a resume token of its own. The emulator's are all the same, and the client holds
-// rows back until it sees a new one.
-func uniqueTokens(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	s, err := streamer(ctx, desc, cc, method, opts...)
-	if err != nil {
-		return nil, err
-	}
-	return &tokenStream{ClientStream: s}, nil
-}
-
-type tokenStream struct {
-	grpc.ClientStream
-	n uint64
-}
-
-func (s *tokenStream) RecvMsg(m any) error {
-	err := s.ClientStream.RecvMsg(m)
-	if p, ok := m.(*spannerpb.PartialResultSet); ok && err == nil {
-		s.n++
-		p.ResumeToken = binary.BigEndian.AppendUint64(nil, s.n)
-	}
 	return err
 }
