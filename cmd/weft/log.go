@@ -36,13 +36,7 @@ func openLog(ctx context.Context, c configs.Log, logger hclog.Logger) (*logHandl
 	if err != nil || c.Embedded == nil {
 		return l, err
 	}
-	e, err := openEmbedded(c.Embedded, c.Embedded.Listen, l.MaxRecordBytes)
-	var inUse *embedded.ErrInUse
-	for began := time.Now(); errors.As(err, &inUse) && time.Since(began) < lockWait && ctx.Err() == nil; {
-		time.Sleep(100 * time.Millisecond)
-		inUse = nil
-		e, err = openEmbedded(c.Embedded, c.Embedded.Listen, l.MaxRecordBytes)
-	}
+	e, err := awaitEmbedded(c.Embedded, c.Embedded.Listen, l.MaxRecordBytes, func(*embedded.ErrInUse) bool { return ctx.Err() == nil })
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +58,8 @@ func openLogToRead(c configs.Log, logger hclog.Logger) (*logHandle, error) {
 	if _, err := os.Stat(c.Embedded.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no embedded log in %s; weft run makes it, relative to the directory in which it is started", c.Embedded.Dir)
 	}
-	e, err := openEmbedded(c.Embedded, "127.0.0.1:0", l.MaxRecordBytes)
+	// A daemon that has just begun does not listen yet.
+	e, err := awaitEmbedded(c.Embedded, "127.0.0.1:0", l.MaxRecordBytes, func(by *embedded.ErrInUse) bool { return by.Addr == "" })
 	var inUse *embedded.ErrInUse
 	if errors.As(err, &inUse) && inUse.Addr != "" {
 		l.Brokers = []string{inUse.Addr}
@@ -75,6 +70,17 @@ func openLogToRead(c configs.Log, logger hclog.Logger) (*logHandle, error) {
 	}
 	l.Brokers, l.close, l.own = []string{e.Addr}, e.Close, true
 	return l, nil
+}
+
+// awaitEmbedded opens the embedded log, and waits for the process that has it open as long as wait says, up to lockWait.
+func awaitEmbedded(c *configs.Embedded, listen string, maxRecord int, wait func(by *embedded.ErrInUse) bool) (*embedded.Log, error) {
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		e, err := openEmbedded(c, listen, maxRecord)
+		var inUse *embedded.ErrInUse
+		if !errors.As(err, &inUse) || !wait(inUse) || time.Since(began) > lockWait {
+			return e, err
+		}
+	}
 }
 
 func openEmbedded(e *configs.Embedded, listen string, maxRecord int) (*embedded.Log, error) {

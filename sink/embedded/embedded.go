@@ -50,13 +50,16 @@ type Log struct {
 // of its own; a busy hour can be larger than what is to be kept.
 const cleanEvery = time.Minute
 
-// ErrInUse says that another process has the data directory open. Its Addr, if known, is where that process listens.
+// ErrInUse says that another process has the data directory open. Its Addr is where that process listens, "" as long as it does not yet.
 type ErrInUse struct {
 	Dir, Addr string
 	PID       int
 }
 
 func (e *ErrInUse) Error() string {
+	if e.Addr == "" {
+		return fmt.Sprintf("embedded log %s is in use by a process that has just begun and does not listen yet; to mend it: try again, or set another log.embedded.dir", e.Dir)
+	}
 	return fmt.Sprintf("embedded log %s is in use by process %d, which listens on %s; to mend it: stop that process, or set another log.embedded.dir", e.Dir, e.PID, e.Addr)
 }
 
@@ -86,7 +89,11 @@ func Open(o Options) (*Log, error) {
 		return nil, in
 	}
 	l := &Log{lock: lock}
-	if err := l.start(o, path); err != nil {
+	err = os.Truncate(path, 0) // what a process said that was killed
+	if err == nil {
+		err = l.start(o, path)
+	}
+	if err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
 	return l, nil

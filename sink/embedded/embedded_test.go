@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,28 @@ func TestDirectoryInUse(t *testing.T) {
 	}
 	if err := open(t, options(dir)).Close(); err != nil {
 		t.Fatalf("after Close the directory is not free: %v", err)
+	}
+}
+
+// What a process said that was killed is gone before another one listens.
+func TestOwnerOfBefore(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "LOCK")
+	if err := os.WriteFile(path, []byte(`{"pid":17,"addr":"127.0.0.1:9"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	o := options(dir)
+	o.Listen = taken.Addr().String()
+	if _, err := Open(o); err == nil {
+		t.Fatal("it listens where another does")
+	}
+	if text, err := os.ReadFile(path); err != nil || len(text) > 0 {
+		t.Fatalf("the lock file says %q, %v", text, err)
 	}
 }
 
