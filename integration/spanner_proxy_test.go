@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -23,9 +22,8 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// spannerProxy is between the daemon and the emulator. It gives every part of a result a resume token of its own, since the
-// emulator's are all the same and the client holds rows back until it sees a new one; and it notes what the emulator has sent
-// for each query of a change stream, so that what the emulator loses can be told from what the daemon loses.
+// spannerProxy is between the daemon and the emulator. It notes what the emulator has sent for each query of a change stream, so that
+// what the emulator loses can be told from what the daemon loses.
 type spannerProxy struct {
 	address string
 	server  *grpc.Server
@@ -182,10 +180,9 @@ type spannerResult struct {
 	proxy *spannerProxy
 	query *sentQuery      // nil for other queries than a change stream's
 	begun *structpb.Value // a value of which more parts are to come
-	parts uint64
 }
 
-// part notes what is in a part and gives it another resume token.
+// part notes what is in a part, once the proxy's fault has happened to it.
 func (r *spannerResult) part(message []byte) ([]byte, error) {
 	var part spannerpb.PartialResultSet
 	if err := proto.Unmarshal(message, &part); err != nil {
@@ -197,8 +194,6 @@ func (r *spannerResult) part(message []byte) ([]byte, error) {
 			return nil, err
 		}
 	}
-	r.parts++
-	part.ResumeToken = binary.BigEndian.AppendUint64(nil, r.parts)
 	message, err := proto.Marshal(&part) // before values are joined, in place
 	if err != nil || r.query == nil {
 		return message, err
