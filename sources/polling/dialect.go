@@ -2,13 +2,15 @@ package polling
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"slices"
 	"strings"
 
 	"weft/sources"
 )
 
-// dialect is what the engine needs of a kind of datastore. Its methods are called by one goroutine.
+// dialect is what the engine needs of a kind of datastore. Its methods are called by one goroutine at a time.
 type dialect interface {
 	// changed tells cheaply whether there may be rows that no view has shown completely. It may say so in vain.
 	changed(ctx context.Context) (bool, error)
@@ -101,4 +103,13 @@ func markDeleted(tables []*table, column string) error {
 		return sources.Fatal("correct deleted", "deleted: no captured table has a column %s", column)
 	}
 	return nil
+}
+
+// closeConn closes what a dialect of database/sql holds. The connection is closed already where a read on it was interrupted.
+func closeConn(conn *sql.Conn, db *sql.DB) error {
+	err := conn.Close()
+	if errors.Is(err, sql.ErrConnDone) {
+		err = nil
+	}
+	return errors.Join(err, db.Close())
 }

@@ -131,15 +131,6 @@ func keyOf(t sources.Type, v sources.Value) string {
 	return string(v.Data)
 }
 
-// keysOf is a row's key as text, for a cursor.
-func keysOf(t *table, row []sources.Value) []string {
-	key := make([]string, len(t.Key))
-	for i, k := range t.Key {
-		key[i] = keyOf(t.Columns[k].Type, row[k])
-	}
-	return key
-}
-
 // scan reads a whole table, block by block, for rows whose xmin is above the watermark.
 func (v *postgresView) scan(ctx context.Context, t *table, at tablePosition, b *batch) (tablePosition, bool, error) {
 	var file, blocks int64

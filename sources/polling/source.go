@@ -3,7 +3,6 @@ package polling
 import (
 	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -409,13 +408,4 @@ func (s *source) Close() error {
 		<-s.ahead
 	}
 	return s.dialect.close()
-}
-
-// closeConn closes what a dialect of database/sql holds. The connection is closed already where a read on it was interrupted.
-func closeConn(conn *sql.Conn, db *sql.DB) error {
-	err := conn.Close()
-	if errors.Is(err, sql.ErrConnDone) {
-		err = nil
-	}
-	return errors.Join(err, db.Close())
 }

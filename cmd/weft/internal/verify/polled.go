@@ -57,18 +57,19 @@ func (p *polled) why() string {
 func (c *comparison) judgePolled(ctx context.Context, open []openKey, findings map[string]Finding, before map[string]versioned, final bool) (rest []openKey, err error) {
 	for _, k := range open {
 		f := findings[string(k.json)]
-		if f.Kind != Extra {
-			if !final && !k.seen {
-				k.seen = true
-				if err := c.store.putOpen(k); err != nil {
-					return nil, err
-				}
-			}
+		if f.Kind == Extra {
+			c.polled.awaited = true
+			f.Why = c.polled.why()
+			findings[string(k.json)] = f
 			continue
 		}
-		c.polled.awaited = true
-		f.Why = c.polled.why()
-		findings[string(k.json)] = f
+		if final || k.seen {
+			continue
+		}
+		k.seen = true
+		if err := c.store.putOpen(k); err != nil {
+			return nil, err
+		}
 	}
 	if !final || len(open) == 0 {
 		return open, nil

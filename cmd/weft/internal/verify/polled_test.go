@@ -44,6 +44,15 @@ func newPolledFake(t *testing.T, every time.Duration) *fakePolled {
 	return &fakePolled{l: l, every: every, rows: map[int]polledRow{}, logged: map[int]bool{}}
 }
 
+// newPolledPair has two rows, which were polled.
+func newPolledPair(t *testing.T, every time.Duration) *fakePolled {
+	f := newPolledFake(t, every)
+	f.put(1, "a")
+	f.put(2, "b")
+	f.poll()
+	return f
+}
+
 func (f *fakePolled) Connector() string { return "fake" }
 
 // put writes a row, with mu held.
@@ -207,10 +216,7 @@ func TestPolledUnderLoad(t *testing.T) {
 
 // TestPolledBackAndForth: a row that was written and then written as it was before has not rested.
 func TestPolledBackAndForth(t *testing.T) {
-	f := newPolledFake(t, 0)
-	f.put(1, "a")
-	f.put(2, "b")
-	f.poll()
+	f := newPolledPair(t, 0)
 	f.put(2, "old") // so that it is looked at again
 	n := 0
 	f.onKeys = func(before bool) {
@@ -233,10 +239,7 @@ func TestPolledBackAndForth(t *testing.T) {
 
 // TestPolledDeletedAtTheEnd: a row that is deleted just before the last look is none that a search has overlooked.
 func TestPolledDeletedAtTheEnd(t *testing.T) {
-	f := newPolledFake(t, time.Second)
-	f.put(1, "a")
-	f.put(2, "b")
-	f.poll()
+	f := newPolledPair(t, time.Second)
 	f.put(2, "old") // so that it is looked at again
 	looks := 0
 	f.onKeys = func(before bool) {
@@ -267,10 +270,7 @@ func TestPolledDeletes(t *testing.T) {
 		every time.Duration
 		why   string
 	}{{time.Hour, "deleted rows are looked for every 1h0m0s"}, {0, "deleted rows are not looked for: reconcile.off"}} {
-		f := newPolledFake(t, c.every)
-		f.put(1, "a")
-		f.put(2, "b")
-		f.poll()
+		f := newPolledPair(t, c.every)
 		delete(f.rows, 2)
 		r := f.verify(t)
 		check(t, r, `extra {"id":2}`)
@@ -278,10 +278,7 @@ func TestPolledDeletes(t *testing.T) {
 			t.Errorf("%q, want %q", r.Findings[0].Why, c.why)
 		}
 	}
-	f := newPolledFake(t, time.Second)
-	f.put(1, "a")
-	f.put(2, "b")
-	f.poll()
+	f := newPolledPair(t, time.Second)
 	delete(f.rows, 2)
 	var looks bytes.Buffer
 	f.onKeys = func(before bool) {
